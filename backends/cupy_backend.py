@@ -1,0 +1,66 @@
+"""CuPy: functional code on pooled device memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import array_api_compat.cupy as xp_cupy
+import cupy
+import cupyx.scipy.special
+import numpy as np
+
+from hessarray.backends._special import Extended
+from hessarray.backends.protocol import Executable, FunctionalExecutable
+
+__all__ = ["CupyBackend"]
+
+
+class CupyBackend:
+    """Arrays on CUDA devices."""
+
+    name = "cupy"
+
+    def __init__(self) -> None:
+        self.xp = Extended(
+            xp_cupy, erf=cupyx.scipy.special.erf, erfc=cupyx.scipy.special.erfc
+        )
+
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, cupy.ndarray)
+
+    def dtype_name(self, array: Any) -> str:
+        return str(array.dtype)
+
+    def device(self, array: Any) -> Any:
+        return int(array.device.id)
+
+    def asarray(self, array: Any, dtype: str | None, device: Any) -> Any:
+        if device is None:
+            return cupy.ascontiguousarray(cupy.asarray(array, dtype=dtype))
+        with cupy.cuda.Device(device):
+            return cupy.ascontiguousarray(cupy.asarray(array, dtype=dtype))
+
+    def to_numpy(self, array: Any) -> Any:
+        return np.asarray(cupy.asnumpy(array))
+
+    def traced(self, arrays: Sequence[Any]) -> bool:
+        return False
+
+    def stamp(self, array: Any) -> Any:
+        return id(array)
+
+    def parameter(self, array: Any, dtype: str | None, device: Any) -> Any:
+        return self.asarray(array, dtype, device)
+
+    def compile(self, program: Any, source: str, layout: Any) -> Executable:
+        return FunctionalExecutable(self.xp, source)
+
+    def chunk(self, n: int, bytes_per_sample: int, limit: int | None, traced: bool) -> int:
+        if limit is None:  # half of what the pool and the card have free
+            pool = cupy.get_default_memory_pool().free_bytes()
+            limit = (int(cupy.cuda.runtime.memGetInfo()[0]) + int(pool)) // 2
+        return max(limit // max(bytes_per_sample, 1), 1)
+
+    def synchronize(self) -> None:
+        cupy.cuda.get_current_stream().synchronize()

@@ -1,0 +1,68 @@
+"""JAX: plain functional code, so that grad, vmap and jit see through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.special
+import numpy as np
+
+from hessarray.backends._special import Extended
+from hessarray.backends.protocol import Executable, FunctionalExecutable
+
+__all__ = ["JaxBackend"]
+
+_LIMIT = 256 << 20
+
+
+class JaxBackend:
+    """Arrays and tracers of JAX."""
+
+    name = "jax"
+
+    def __init__(self) -> None:
+        self.xp = Extended(jnp, erf=jax.scipy.special.erf, erfc=jax.scipy.special.erfc)
+
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, jax.Array)
+
+    def dtype_name(self, array: Any) -> str:
+        return str(array.dtype)
+
+    def device(self, array: Any) -> Any:
+        if isinstance(array, jax.core.Tracer):
+            return None
+        devices = array.devices()
+        return next(iter(devices)) if len(devices) == 1 else array.sharding
+
+    def asarray(self, array: Any, dtype: str | None, device: Any) -> Any:
+        if isinstance(array, jax.core.Tracer):
+            return array.astype(dtype) if dtype is not None else array
+        out = jnp.asarray(array, dtype=dtype)
+        return out if device is None else jax.device_put(out, device)
+
+    def to_numpy(self, array: Any) -> Any:
+        return np.asarray(array)
+
+    def traced(self, arrays: Sequence[Any]) -> bool:
+        return any(isinstance(a, jax.core.Tracer) for a in arrays)
+
+    def stamp(self, array: Any) -> Any:
+        return None if isinstance(array, jax.core.Tracer) else id(array)
+
+    def parameter(self, array: Any, dtype: str | None, device: Any) -> Any:
+        return self.asarray(array, dtype, device)
+
+    def compile(self, program: Any, source: str, layout: Any) -> Executable:
+        return FunctionalExecutable(self.xp, source)
+
+    def chunk(self, n: int, bytes_per_sample: int, limit: int | None, traced: bool) -> int:
+        if traced and limit is None:
+            return max(n, 1)
+        return max((limit or _LIMIT) // max(bytes_per_sample, 1), 1)
+
+    def synchronize(self) -> None:
+        return None

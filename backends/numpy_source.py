@@ -1,0 +1,103 @@
+"""Prints a program as in-place NumPy calls on planned buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = ["numpy_source"]
+
+_UFUNCS = {
+    "acos": "arccos",
+    "acosh": "arccosh",
+    "asin": "arcsin",
+    "asinh": "arcsinh",
+    "atan": "arctan",
+    "atanh": "arctanh",
+    "abs": "absolute",
+    "pow": "power",
+    "round": "rint",
+}
+_VIEWS = ("reshape", "permute", "slice", "flip", "broadcast")
+_SPECIAL = ("erf", "erfc")
+
+
+def numpy_source(
+    program: Any,
+    layout: Any,
+    expression: Callable[[Any], str],
+    literal: Callable[[Any], str],
+    shape_text: Callable[[Any], str],
+    carried: Sequence[str],
+) -> str:
+    """``workspace`` lays views over an arena; ``run`` is the straight line that fills the results."""
+    steps = program.at(2)
+    outputs = program.outputs
+    placed: set[str] = set()
+    arena = ["def workspace(xp, n, arena):"]
+    views: list[str] = []
+    body: list[str] = []
+    for s in steps:
+        out = s.out.name
+        first = s.args[0].name if s.args and hasattr(s.args[0], "name") else None
+        if s.op in _VIEWS:
+            if first in placed:
+                placed.add(out)
+                arena.append(f"    {out} = {expression(s)}")
+                views.append(out)
+            else:
+                body.append(f"{out} = {expression(s)}")
+        elif s.op in ("input", "seed"):
+            body.append(f"{out} = {expression(s)}")
+        elif s.op == "batch":
+            body.append(f"{out} = {expression(s)}")
+        else:
+            if out in layout.direct:
+                body.append(f"{out} = out[{layout.direct[out]!r}].reshape({shape_text(s.out)})")
+            else:
+                placed.add(out)
+                views.append(out)
+                low, high = layout.offsets[out], layout.offsets[out] + s.out.size
+                masked = f".view(bool)[:n * {s.out.size}]" if s.out.truth else ""
+                arena.append(
+                    f"    {out} = arena[n * {low}:n * {high}]{masked}.reshape({shape_text(s.out)})"
+                )
+            body.append(_in_place(s, literal))
+    for name, value in outputs.items():
+        if name not in layout.direct.values():
+            body.append(f"copyto(out[{name!r}], {value.name})")
+    used = _used(body, views)
+    arena.append(f"    return ({', '.join(used)}{',' if used else ''})")
+    head = ["def run(xp, b, n, x, v, w, out):"]
+    if carried:
+        head.append(f"    ({', '.join(carried)},) = b")
+    if used:
+        head.append(f"    ({', '.join(used)},) = w")
+    return "\n".join(arena) + "\n\n\n" + "\n".join([*head, *(f"    {line}" for line in body)]) + "\n"
+
+
+def _used(body: Sequence[str], names: Sequence[str]) -> list[str]:
+    import re
+
+    words = {w for line in body for w in re.findall(r"\w+", line)}
+    return [n for n in names if n in words]
+
+
+def _in_place(s: Any, literal: Callable[[Any], str]) -> str:
+    out = s.out.name
+    args = [literal(a) for a in s.args]
+    at = s.attributes
+    match s.op:
+        case "where":
+            return f"copyto({out}, {args[2]}); copyto({out}, {args[1]}, where={args[0]})"
+        case "sum":
+            return f"add.reduce({args[0]}, axis={at['axes']}, out={out})"
+        case "concat":
+            return f"concatenate(({', '.join(args)},), axis={at['axis']}, out={out})"
+        case "take":
+            return f"take({args[0]}, {args[1]}, axis={at['axis']}, out={out}, mode='clip')"
+        case "copy":
+            return f"copyto({out}, {args[0]})"
+    if s.op in _SPECIAL:
+        return f"copyto({out}, {s.op}({args[0]}))"
+    return f"{_UFUNCS.get(s.op, s.op)}({', '.join(args)}, out={out})"

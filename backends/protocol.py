@@ -1,0 +1,110 @@
+"""What the engine asks of an array library."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+__all__ = ["Backend", "Executable", "FunctionalExecutable", "Run", "load_source"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How one evaluation is carried out."""
+
+    n: int  # samples
+    chunk: int  # samples at a time
+    threads: int
+    progress: Any = None  # called with the number of samples done
+
+
+class Executable(Protocol):
+    """A program compiled for one library."""
+
+    source: str
+
+    def bind(self, parameters: Mapping[str, Any], constants: Mapping[str, Any]) -> Any:
+        """What depends on parameters only; computed once per binding."""
+
+    def run(
+        self, bound: Any, inputs: Mapping[str, Any], seeds: Mapping[str, Any], run: Run
+    ) -> tuple[Any, ...]:
+        """The results for all samples. Batched seeds are among the inputs."""
+
+
+class Backend(Protocol):
+    """One array library: namespace, conversion, device, and how a program is made fast."""
+
+    name: str
+    xp: Any  # array API namespace with erf, erfc and reciprocal
+
+    def owns(self, array: Any) -> bool:
+        """Is this an array of the library?"""
+
+    def dtype_name(self, array: Any) -> str:
+        """'float64', 'float32', 'int64', ..."""
+
+    def device(self, array: Any) -> Any:
+        """The array's device; a hashable that ``asarray`` takes."""
+
+    def asarray(self, array: Any, dtype: str | None, device: Any) -> Any:
+        """A NumPy array or the library's own, as this dtype on this device."""
+
+    def to_numpy(self, array: Any) -> Any:
+        """A NumPy copy or view; detached from any gradient tape."""
+
+    def traced(self, arrays: Sequence[Any]) -> bool:
+        """Does a gradient tape or a compiler watch these arrays? Then nothing may be cached."""
+
+    def stamp(self, array: Any) -> Any:
+        """A key that changes when a parameter's values may have; None: never cache what uses it."""
+
+    def parameter(self, array: Any, dtype: str | None, device: Any) -> Any:
+        """A NumPy array or the library's own as a parameter that owns its memory."""
+
+    def compile(self, program: Any, source: str, layout: Any) -> Executable:
+        """Make a planned program run."""
+
+    def chunk(self, n: int, bytes_per_sample: int, limit: int | None, traced: bool) -> int:
+        """Samples at a time, given the intermediates of one."""
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+
+
+def load_source(source: str, name: str, scope: dict[str, Any]) -> dict[str, Any]:
+    """Compile program text; tracebacks and debuggers show its lines."""
+    filename = f"<hessarray {name} {id(scope):x}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+    exec(compile(source, filename, "exec"), scope)
+    return scope
+
+
+class FunctionalExecutable:
+    """The program as plain functional code: autograd, jit and compilers see through it."""
+
+    def __init__(self, xp: Any, source: str) -> None:
+        self.xp = xp
+        self.source = source
+        scope = load_source(source, "program", {})
+        self._bind, self._seed, self._run = scope["bind"], scope["seed"], scope["run"]
+
+    def bind(self, parameters: Mapping[str, Any], constants: Mapping[str, Any]) -> Any:
+        return self._bind(self.xp, parameters, constants)
+
+    def run(
+        self, bound: Any, inputs: Mapping[str, Any], seeds: Mapping[str, Any], run: Run
+    ) -> tuple[Any, ...]:
+        b = self._seed(self.xp, bound, seeds)
+        if run.chunk >= run.n:
+            return tuple(self._run(self.xp, b, run.n, inputs, inputs))
+        parts = []
+        for start in range(0, run.n, run.chunk):
+            stop = min(start + run.chunk, run.n)
+            piece = {k: a[start:stop, ...] for k, a in inputs.items()}
+            parts.append(self._run(self.xp, b, stop - start, piece, piece))
+            if run.progress is not None:
+                run.progress(stop)
+        return tuple(self.xp.concat(p, axis=0) for p in zip(*parts, strict=True))

@@ -1,0 +1,73 @@
+"""torch: plain functional code, so that autograd and torch.compile see through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import array_api_compat.torch as xp_torch
+import numpy as np
+import torch
+
+from hessarray.backends._special import Extended
+from hessarray.backends.protocol import Executable, FunctionalExecutable
+
+__all__ = ["TorchBackend"]
+
+_LIMIT = 256 << 20  # bytes of intermediates where no memory_limit is given
+
+
+class TorchBackend:
+    """Tensors on any of torch's devices."""
+
+    name = "torch"
+
+    def __init__(self) -> None:
+        self.xp = Extended(xp_torch, erf=torch.special.erf, erfc=torch.special.erfc)
+
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, torch.Tensor)
+
+    def dtype_name(self, array: Any) -> str:
+        return str(array.dtype).removeprefix("torch.")
+
+    def device(self, array: Any) -> Any:
+        return array.device
+
+    def asarray(self, array: Any, dtype: str | None, device: Any) -> Any:
+        kind = getattr(torch, dtype) if dtype is not None else None
+        if isinstance(array, torch.Tensor):
+            return array.to(dtype=kind, device=device)
+        return torch.asarray(np.asarray(array), dtype=kind, device=device, copy=True)
+
+    def to_numpy(self, array: Any) -> Any:
+        return array.detach().cpu().numpy()
+
+    def traced(self, arrays: Sequence[Any]) -> bool:
+        if torch.compiler.is_compiling():
+            return True
+        taped = torch.is_grad_enabled() and any(a.requires_grad for a in arrays)
+        return taped or any(torch._C._functorch.is_functorch_wrapped_tensor(a) for a in arrays)
+
+    def stamp(self, array: Any) -> Any:
+        if isinstance(array, torch.Tensor):
+            return None if array.requires_grad else (id(array), array._version)
+        return id(array)
+
+    def parameter(self, array: Any, dtype: str | None, device: Any) -> Any:
+        if isinstance(array, torch.Tensor) and array.requires_grad and not array.is_leaf:
+            return array  # a value under way in somebody's tape
+        out = self.asarray(array, dtype, device).detach().clone()
+        return out.requires_grad_(True)
+
+    def compile(self, program: Any, source: str, layout: Any) -> Executable:
+        return FunctionalExecutable(self.xp, source)
+
+    def chunk(self, n: int, bytes_per_sample: int, limit: int | None, traced: bool) -> int:
+        if traced and limit is None:
+            return max(n, 1)
+        return max((limit or _LIMIT) // max(bytes_per_sample, 1), 1)
+
+    def synchronize(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()

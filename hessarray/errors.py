@@ -1,0 +1,59 @@
+"""The exceptions of hessarray; each also is the builtin that a caller would catch."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "DTypeError",
+    "HessarrayError",
+    "LoadError",
+    "MemoryLimitError",
+    "ParameterError",
+    "ShapeError",
+    "TraceAttributeError",
+    "TraceError",
+    "UnknownActivationError",
+]
+
+
+class HessarrayError(Exception):
+    """Base class of all errors that hessarray raises on purpose."""
+
+
+class ShapeError(HessarrayError, ValueError):
+    """An array, layer or direction has a shape that does not fit; the message names both."""
+
+
+class DTypeError(HessarrayError, TypeError):
+    """An array's dtype is not float32 or float64."""
+
+
+class BackendError(HessarrayError, TypeError):
+    """An array belongs to a library that is unknown, or other than the one a network is pinned to."""
+
+
+class TraceError(HessarrayError, TypeError):
+    """A function cannot be traced; the message names the call, the line, and what to write instead."""
+
+
+class TraceAttributeError(TraceError, AttributeError):
+    """A traced array lacks this attribute (an AttributeError, so that ``hasattr`` works)."""
+
+
+class MemoryLimitError(HessarrayError, MemoryError):
+    """A result or one sample's intermediates would exceed ``memory_limit``."""
+
+
+class ParameterError(HessarrayError, KeyError):
+    """A parameter is missing, unknown or of the wrong shape."""
+
+    def __str__(self) -> str:  # KeyError would show the repr
+        return str(self.args[0]) if self.args else ""
+
+
+class LoadError(HessarrayError, ValueError):
+    """A file or foreign model cannot be read; the message names the file, tensor or module."""
+
+
+class UnknownActivationError(HessarrayError, ValueError):
+    """No activation has this name; the message lists the near names."""

@@ -1,0 +1,1 @@
+"""Tracing: the traced array, its namespace, and the nodes of the graph."""

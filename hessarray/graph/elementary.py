@@ -1,0 +1,360 @@
+"""Elementary functions: elementwise s with s' and s'', each written as array API code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["PRIMITIVES", "Elementary", "gauss", "power"]
+
+Derivative = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class Elementary:
+    """An elementwise function s with its first two derivatives.
+
+    Each of ``s``, ``s1``, ``s2`` is array API code ``f(xp, z)`` that is accurate to a few ulp over
+    the whole range of the dtype; ``s1`` and ``s2`` may instead be a number where the derivative is
+    constant (0.0: the planner sees no curvature). The code is traced, so that what s, s' and s''
+    share (an exponential, say) is computed once.
+
+    Two functions are equal when their names and parameters are: that is what lets the graph share
+    equal nodes.
+    """
+
+    name: str
+    s: Derivative = field(compare=False, repr=False)
+    s1: Derivative | float = field(compare=False, repr=False)
+    s2: Derivative | float = field(compare=False, repr=False)
+    parameters: tuple[float, ...] = ()
+    primitive: bool = False  # s is one call: xp.<name>(z), for a power xp.pow(z, c)
+    kinks: tuple[float, ...] = ()  # where s or s' jumps: the one-sided value is taken there
+
+
+# ---- shared pieces ---------------------------------------------------------------------------
+#
+# The dtype of z is unknown here, so every threshold and every constant is right for float32 and
+# float64 alike, and no constant leaves float32's range.
+
+
+def clip_gauss(xp: Any, z: Any, c: float) -> Any:
+    """z, held where exp(-c z^2) underflows in float64 too: no infinity meets that zero."""
+    bound = 28.0 if c == 1.0 else 40.0
+    return xp.clip(z, -bound, bound)
+
+
+def gauss(xp: Any, z: Any, c: float) -> Any:
+    """exp(-c z^2) for c = 1 or 1/2 to a few ulp.
+
+    The rounding of z^2 alone would cost c z^2 ulp, so z is split as fdlibm's erfc does:
+    z = q + r with q a multiple of 1/16, q^2 exact, and z^2 = q^2 + (z - q)(z + q).
+    """
+    w = clip_gauss(xp, z, c)
+    q = xp.round(w * 16.0) * 0.0625
+    return xp.exp((q * q) * -c) * xp.exp(((q - w) * (q + w)) * c)
+
+
+def _tanh_e(xp: Any, z: Any) -> Any:
+    return xp.exp(xp.abs(z) * -2.0)
+
+
+def sech2(xp: Any, z: Any) -> Any:
+    """sech(z)^2 = 4 e / (1 + e)^2, e = exp(-2|z|): 1 - tanh(z)^2 would cancel."""
+    e = _tanh_e(xp, z)
+    return (e * 4.0) * xp.square(xp.reciprocal(1.0 + e))
+
+
+def _rsqrt(xp: Any, z: Any) -> Any:
+    return xp.reciprocal(xp.sqrt(z))
+
+
+def _log1p1(xp: Any, z: Any) -> Any:
+    return xp.reciprocal(1.0 + z)
+
+
+def _tan1(xp: Any, z: Any) -> Any:
+    return 1.0 + xp.square(xp.tan(z))
+
+
+def _asin1(xp: Any, z: Any) -> Any:
+    return _rsqrt(xp, (1.0 - z) * (1.0 + z))
+
+
+def _asin2(xp: Any, z: Any) -> Any:
+    r = _asin1(xp, z)
+    return (z * r) * (r * r)
+
+
+def _atan1(xp: Any, z: Any) -> Any:
+    # 1 / (1 + z^2) with both terms scaled by 2^-54: z^2 overflows where the quotient is still a
+    # subnormal, (2^-27 z)^2 only where it is zero.
+    return 2.0**-54 * xp.reciprocal(2.0**-54 + xp.square(z * 2.0**-27))
+
+
+def _atan2(xp: Any, z: Any) -> Any:
+    r = _atan1(xp, z)
+    return ((z * r) * r) * -2.0
+
+
+def _asinh1(xp: Any, z: Any) -> Any:
+    # sqrt(1 + z^2) is |z| long before 1e10, and 1e20 is still in float32's range.
+    a = xp.abs(z)
+    return xp.reciprocal(xp.maximum(a, xp.sqrt(1.0 + xp.square(xp.minimum(a, 1e10)))))
+
+
+def _asinh2(xp: Any, z: Any) -> Any:
+    r = _asinh1(xp, z)
+    return -(((z * r) * r) * r)
+
+
+def _acosh1(xp: Any, z: Any) -> Any:
+    # Two roots: (z - 1)(z + 1) would overflow.
+    return xp.reciprocal(xp.sqrt(z - 1.0) * xp.sqrt(z + 1.0))
+
+
+def _acosh2(xp: Any, z: Any) -> Any:
+    r = _acosh1(xp, z)
+    return -(((z * r) * r) * r)
+
+
+def _atanh1(xp: Any, z: Any) -> Any:
+    return xp.reciprocal((1.0 - z) * (1.0 + z))
+
+
+def _log_base(name: str, factor: float) -> Elementary:
+    """log_b, with factor 1 / log(b)."""
+    return Elementary(
+        name,
+        lambda xp, z: getattr(xp, name)(z),
+        lambda xp, z: xp.reciprocal(z) * factor,
+        lambda xp, z: (xp.reciprocal(z) * -factor) * xp.reciprocal(z),
+        primitive=True,
+    )
+
+
+def _constant_steps(name: str, kinks: tuple[float, ...] = ()) -> Elementary:
+    """Piecewise constant: s' = s'' = 0 everywhere, at the jumps too."""
+    return Elementary(
+        name, lambda xp, z: getattr(xp, name)(z), 0.0, 0.0, primitive=True, kinks=kinks
+    )
+
+
+def _erf1(xp: Any, z: Any) -> Any:
+    return gauss(xp, z, 1.0) * (2.0 / math.sqrt(math.pi))
+
+
+def _erf2(xp: Any, z: Any) -> Any:
+    return (clip_gauss(xp, z, 1.0) * _erf1(xp, z)) * -2.0
+
+
+# ---- the table -------------------------------------------------------------------------------
+
+PRIMITIVES: dict[str, Elementary] = {
+    f.name: f
+    for f in [
+        Elementary(
+            "exp",
+            lambda xp, z: xp.exp(z),
+            lambda xp, z: xp.exp(z),
+            lambda xp, z: xp.exp(z),
+            primitive=True,
+        ),
+        Elementary(
+            "expm1",
+            lambda xp, z: xp.expm1(z),
+            lambda xp, z: xp.exp(z),
+            lambda xp, z: xp.exp(z),
+            primitive=True,
+        ),
+        Elementary(
+            "log",
+            lambda xp, z: xp.log(z),
+            lambda xp, z: xp.reciprocal(z),
+            lambda xp, z: -xp.square(xp.reciprocal(z)),
+            primitive=True,
+        ),
+        Elementary(
+            "log1p",
+            lambda xp, z: xp.log1p(z),
+            _log1p1,
+            lambda xp, z: -xp.square(_log1p1(xp, z)),
+            primitive=True,
+        ),
+        _log_base("log2", 1.0 / math.log(2.0)),
+        _log_base("log10", 1.0 / math.log(10.0)),
+        Elementary(
+            "sqrt",
+            lambda xp, z: xp.sqrt(z),
+            lambda xp, z: _rsqrt(xp, z) * 0.5,
+            lambda xp, z: -(xp.square(_rsqrt(xp, z) * 0.5) * _rsqrt(xp, z)),
+            primitive=True,
+        ),
+        Elementary(
+            "square",
+            lambda xp, z: xp.square(z),
+            lambda xp, z: z * 2.0,
+            2.0,
+            primitive=True,
+        ),
+        Elementary(
+            "reciprocal",  # not in the standard: every backend's namespace provides it
+            lambda xp, z: xp.reciprocal(z),
+            lambda xp, z: -xp.square(xp.reciprocal(z)),
+            lambda xp, z: (xp.reciprocal(z) * xp.square(xp.reciprocal(z))) * 2.0,
+            primitive=True,
+        ),
+        Elementary(
+            "sin",
+            lambda xp, z: xp.sin(z),
+            lambda xp, z: xp.cos(z),
+            lambda xp, z: -xp.sin(z),
+            primitive=True,
+        ),
+        Elementary(
+            "cos",
+            lambda xp, z: xp.cos(z),
+            lambda xp, z: -xp.sin(z),
+            lambda xp, z: -xp.cos(z),
+            primitive=True,
+        ),
+        Elementary(
+            "tan",
+            lambda xp, z: xp.tan(z),
+            _tan1,
+            lambda xp, z: (xp.tan(z) * _tan1(xp, z)) * 2.0,
+            primitive=True,
+        ),
+        Elementary("asin", lambda xp, z: xp.asin(z), _asin1, _asin2, primitive=True),
+        Elementary(
+            "acos",
+            lambda xp, z: xp.acos(z),
+            lambda xp, z: -_asin1(xp, z),
+            lambda xp, z: -_asin2(xp, z),
+            primitive=True,
+        ),
+        Elementary("atan", lambda xp, z: xp.atan(z), _atan1, _atan2, primitive=True),
+        Elementary(
+            "sinh",
+            lambda xp, z: xp.sinh(z),
+            lambda xp, z: xp.cosh(z),
+            lambda xp, z: xp.sinh(z),
+            primitive=True,
+        ),
+        Elementary(
+            "cosh",
+            lambda xp, z: xp.cosh(z),
+            lambda xp, z: xp.sinh(z),
+            lambda xp, z: xp.cosh(z),
+            primitive=True,
+        ),
+        Elementary(
+            "tanh",
+            lambda xp, z: xp.tanh(z),
+            sech2,
+            lambda xp, z: (xp.tanh(z) * sech2(xp, z)) * -2.0,
+            primitive=True,
+        ),
+        Elementary("asinh", lambda xp, z: xp.asinh(z), _asinh1, _asinh2, primitive=True),
+        Elementary("acosh", lambda xp, z: xp.acosh(z), _acosh1, _acosh2, primitive=True),
+        Elementary(
+            "atanh",
+            lambda xp, z: xp.atanh(z),
+            _atanh1,
+            lambda xp, z: (z * xp.square(_atanh1(xp, z))) * 2.0,
+            primitive=True,
+        ),
+        Elementary(
+            "abs",
+            lambda xp, z: xp.abs(z),
+            lambda xp, z: xp.sign(z),  # 0 at the kink, as torch and hessQuik have it
+            0.0,
+            primitive=True,
+            kinks=(0.0,),
+        ),
+        _constant_steps("sign", kinks=(0.0,)),
+        _constant_steps("floor"),  # these jump at every integer, round at every half-integer
+        _constant_steps("ceil"),
+        _constant_steps("round"),
+        _constant_steps("trunc"),
+        Elementary("erf", lambda xp, z: xp.erf(z), _erf1, _erf2, primitive=True),
+        Elementary(
+            "erfc",
+            lambda xp, z: xp.erfc(z),
+            lambda xp, z: -_erf1(xp, z),
+            lambda xp, z: -_erf2(xp, z),
+            primitive=True,
+        ),
+    ]
+}
+
+
+# ---- powers ----------------------------------------------------------------------------------
+
+_PRODUCTS = 4  # integer exponents up to this are products: ten times faster than pow
+
+
+def _power(xp: Any, z: Any, c: float) -> Any:
+    """z**c for an exponent that is not 0."""
+    if c == 1.0:
+        return z
+    if c == 0.5:
+        return xp.sqrt(z)
+    if not c.is_integer() or abs(c) > _PRODUCTS:
+        return xp.pow(z, c)
+    base = z if c > 0 else xp.reciprocal(z)
+    result = {1: lambda: base, 2: lambda: xp.square(base), 3: lambda: base * xp.square(base)}.get(
+        int(abs(c)), lambda: xp.square(xp.square(base))
+    )
+    return result()
+
+
+def power(exponent: float) -> Elementary:
+    """The power z**c with a constant exponent c.
+
+    s' = c z**(c - 1) and s'' = c (c - 1) z**(c - 2). Integer exponents hold for negative z and at
+    0 (z**2 has s'' = 2 everywhere); for other exponents negative z gives NaN, as in the reals.
+    An exponent that the dtype does not hold exactly is rounded to it, which costs |log z| ulp.
+
+    Parameters
+    ----------
+    exponent : float
+        The exponent c.
+
+    Returns
+    -------
+    Elementary
+        Equal for equal exponents; 1/2, 2 and -1 are ``sqrt``, ``square`` and ``reciprocal``.
+
+    Examples
+    --------
+    >>> power(3.0).parameters, power(2.0).s2
+    ((3.0,), 2.0)
+    """
+    c = float(exponent)
+    known = {0.5: "sqrt", 2.0: "square", -1.0: "reciprocal"}.get(c)
+    if known is not None:
+        return PRIMITIVES[known]
+    if c == 0.0:
+        return Elementary("power", lambda xp, z: xp.ones_like(z), 0.0, 0.0, (c,))
+    if c == 1.0:
+        return Elementary("power", lambda xp, z: z, 1.0, 0.0, (c,))
+
+    def s(xp: Any, z: Any) -> Any:
+        return _power(xp, z, c)
+
+    def s1(xp: Any, z: Any) -> Any:
+        if abs(c) < 1.0:  # c z**(c - 1) would overflow before its small factor came in
+            return (s(xp, z) * c) * xp.reciprocal(z)
+        return _power(xp, z, c - 1.0) * c
+
+    def s2(xp: Any, z: Any) -> Any:
+        if c < 1.0 and not c.is_integer():
+            r = xp.reciprocal(z)
+            return ((s(xp, z) * r) * (c * (c - 1.0))) * r
+        return _power(xp, z, c - 2.0) * (c * (c - 1.0))
+
+    small = c.is_integer() and abs(c) <= _PRODUCTS
+    return Elementary("power", s, s1, s2, (c,), primitive=not small)

@@ -1,0 +1,96 @@
+"""Traces array API code into a graph of one sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hessarray.errors import ShapeError
+from hessarray.graph import namespace
+from hessarray.graph.array import TracedArray
+from hessarray.graph.builder import Builder
+from hessarray.graph.elementary import Elementary
+from hessarray.graph.node import Input, Node, Parameter, Shape, topological
+
+__all__ = ["Graph", "derivative_node", "inline", "trace"]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A traced function: flat inputs, one flat output, and the table that made its nodes."""
+
+    inputs: tuple[Node, ...]
+    output: Node  # flat, (m,)
+    in_shapes: tuple[Shape, ...]
+    out_shape: Shape
+    builder: Builder
+
+
+def trace(
+    fn: Callable[..., Any], in_shapes: Sequence[Shape], parameters: Mapping[str, Shape] | None
+) -> Graph:
+    """The graph of ``fn(*inputs)``, or of ``fn(*inputs, params)`` where there are parameters.
+
+    Raises TraceError where fn does what has no derivative, ShapeError where shapes do not fit.
+    """
+    builder = Builder()
+    inputs, arrays = [], []
+    for i, shape in enumerate(in_shapes):
+        node = builder.input(i, (math.prod(shape),))
+        inputs.append(node)
+        arrays.append(TracedArray(builder.reshape(node, shape), builder))
+    extra = []
+    if parameters is not None:
+        extra.append({k: TracedArray(builder.parameter(k, s), builder) for k, s in parameters.items()})
+    result = fn(*arrays, *extra)
+    if isinstance(result, (list, tuple)):
+        raise ShapeError(
+            f"the function returns {len(result)} arrays, one is expected: "
+            "join them with xp.concat or xp.stack"
+        )
+    if not isinstance(result, TracedArray):
+        result = TracedArray(namespace._node(result, builder), builder)
+    output = namespace._real(result)
+    return Graph(
+        tuple(inputs), builder.reshape(output, (output.size,)), tuple(in_shapes), output.shape, builder
+    )
+
+
+def inline(
+    graph: Graph,
+    node: Node,
+    builder: Builder,
+    inputs: Sequence[Any],
+    parameters: Mapping[str, Any],
+) -> TracedArray:
+    """``node``, made from ``graph``'s inputs and parameters, on other inputs and parameters."""
+    flat = [
+        builder.reshape(namespace._node(x, builder), (math.prod(s),))
+        for x, s in zip(inputs, graph.in_shapes, strict=True)
+    ]
+    new: dict[int, Node] = {}
+    for old in topological([node]):
+        op = old.op
+        if isinstance(op, Input):
+            new[id(old)] = flat[op.index]
+        elif isinstance(op, Parameter):
+            new[id(old)] = namespace._node(parameters[op.name], builder)
+        else:
+            args = tuple(new[id(a)] for a in old.args)
+            new[id(old)] = builder.make(op, args, old.shape, old.truth)
+    return TracedArray(new[id(node)], builder)
+
+
+def derivative_node(builder: Builder, function: Elementary, order: int, z: Node) -> Node | float:
+    """s, s' or s'' at z as nodes of the function's own accurate code; a number where constant."""
+    code = (function.s, function.s1, function.s2)[order]
+    if not callable(code):
+        return float(code)
+    result = code(namespace, TracedArray(z, builder))
+    if not isinstance(result, TracedArray):
+        result = TracedArray(namespace._node(result, builder), builder)
+    if result.shape != z.shape:
+        result = namespace.broadcast_to(result, z.shape)
+    return namespace._real(result)

@@ -1,0 +1,1 @@
+"""Planning: chain rule, brackets, contraction paths, memory, and the program."""

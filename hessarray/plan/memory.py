@@ -1,0 +1,115 @@
+"""Plans the memory of a program: which buffer holds which value, and the peak, as entries per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hessarray.plan.step import VIEWS, Step, Value
+
+__all__ = ["ELEMENTWISE", "Layout", "plan_memory"]
+
+# Operations that may write over a dying operand of the same layout.
+ELEMENTWISE = frozenset(
+    """abs acos acosh add asin asinh atan atanh ceil cos cosh divide exp expm1 floor log log10 log1p
+    log2 maximum minimum multiply pow reciprocal round sign sin sinh sqrt square subtract tan tanh
+    trunc""".split()
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the batched values of a program live.
+
+    ``offsets`` gives, by name, the place of each buffer in an arena of ``entries`` numbers per
+    sample; ``direct`` maps a buffer's name to the result whose memory it is.
+    """
+
+    offsets: dict[str, int]
+    direct: dict[str, str]
+    entries: int
+
+
+def plan_memory(steps: Sequence[Step], outputs: dict[str, Value]) -> Layout:
+    """First-fit placement in the order of the program, with reuse of dead buffers."""
+    root: dict[str, Value] = {}
+    for s in steps:
+        is_view = s.op in VIEWS and isinstance(s.args[0], Value) and s.args[0].name in root
+        root[s.out.name] = root[s.args[0].name] if is_view else s.out  # type: ignore[union-attr]
+    made = {s.out.name for s in steps if s.op not in VIEWS and s.op not in ("input", "seed", "batch")}
+    last: dict[str, int] = {}
+    for i, s in enumerate(steps):
+        for a in s.args:
+            if isinstance(a, Value) and a.name in root:
+                last[root[a.name].name] = i
+    direct: dict[str, str] = {}
+    for name, v in outputs.items():
+        base = root[v.name]
+        last[base.name] = len(steps)
+        if base.name in made and v.contiguous and base.size == v.size and base.name not in direct:
+            direct[base.name] = name
+    offsets: dict[str, int] = {}
+    holes: list[tuple[int, int]] = []  # (offset, size), sorted
+    end = 0
+    for i, s in enumerate(steps):
+        if s.out.name not in made:
+            continue
+        if s.out.name not in direct:
+            place = _overwritten(s, i, root, last, offsets)
+            if place is not None:
+                offsets[s.out.name] = offsets[place]
+                last[place] = -1  # its memory lives on as the new value's
+            else:
+                offset = _fit(holes, s.out.size)
+                if offset is None:
+                    offset, end = end, end + s.out.size
+                offsets[s.out.name] = offset
+        for base in {root[a.name].name for a in s.args if isinstance(a, Value) and a.name in root}:
+            if last.get(base) == i and base in offsets:
+                size = next(r.size for r in (root[base],))
+                _free(holes, offsets[base], size)
+        if s.out.name in offsets and last.get(s.out.name) is None:
+            _free(holes, offsets[s.out.name], s.out.size)
+    return Layout(offsets, direct, end)
+
+
+def _overwritten(
+    s: Step, i: int, root: dict[str, Value], last: dict[str, int], offsets: dict[str, int]
+) -> str | None:
+    """The buffer of an operand that dies here and that the result can overwrite."""
+    if s.op not in ELEMENTWISE:
+        return None
+    arrays = [a for a in s.args if isinstance(a, Value)]
+    for a in arrays:
+        if a.name not in root:
+            continue
+        base = root[a.name]
+        same = a.contiguous and a.size == base.size == s.out.size and a.truth == s.out.truth
+        alone = all(b is a or b.name not in root or root[b.name] is not base for b in arrays)
+        if same and alone and last.get(base.name) == i and base.name in offsets:
+            return base.name
+    return None
+
+
+def _fit(holes: list[tuple[int, int]], size: int) -> int | None:
+    """The smallest hole that is large enough."""
+    best = min((h for h in holes if h[1] >= size), key=lambda h: h[1], default=None)
+    if best is None:
+        return None
+    holes.remove(best)
+    if best[1] > size:
+        holes.append((best[0] + size, best[1] - size))
+        holes.sort()
+    return best[0]
+
+
+def _free(holes: list[tuple[int, int]], offset: int, size: int) -> None:
+    holes.append((offset, size))
+    holes.sort()
+    merged: list[tuple[int, int]] = []
+    for o, s in holes:
+        if merged and merged[-1][0] + merged[-1][1] == o:
+            merged[-1] = (merged[-1][0], merged[-1][1] + s)
+        else:
+            merged.append((o, s))
+    holes[:] = merged
