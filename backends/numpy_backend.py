@@ -17,8 +17,9 @@ from hessarray.backends.protocol import Executable, Run, load_source
 
 __all__ = ["NumpyBackend"]
 
-# Intermediates of one chunk should stay in the core's own cache; measured in docs/performance.md.
-_CACHE_BYTES = 1 << 20
+# Intermediates of one chunk: large enough that the interpreter lock is rarely asked for, small enough
+# to stay in the last-level cache (docs/performance.md has the measurement).
+_CACHE_BYTES = 4 << 20
 
 
 class NumpyBackend:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 from hessarray.backends.protocol import Backend
 
-__all__ = ["backend_named", "backend_of", "known_backends"]
+__all__ = ["backend_named", "backend_of", "known_backends", "outside_compilers"]
 
 # The library's top module -> our module and class.
 _BACKENDS = {
@@ -46,3 +48,11 @@ def backend_of(array: Any) -> Backend | None:
             if backend is not None and backend.owns(array):
                 return backend
     return None
+
+
+def outside_compilers(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)``, which torch.compile leaves alone: planning is no tensor code."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.compiler.is_compiling():
+        return function(*args)
+    return torch.compiler.disable(function)(*args)

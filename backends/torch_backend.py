@@ -38,7 +38,7 @@ class TorchBackend:
         kind = getattr(torch, dtype) if dtype is not None else None
         if isinstance(array, torch.Tensor):
             return array.to(dtype=kind, device=device)
-        return torch.asarray(np.asarray(array), dtype=kind, device=device, copy=True)
+        return torch.tensor(np.asarray(array), dtype=kind, device=device)
 
     def to_numpy(self, array: Any) -> Any:
         return array.detach().cpu().numpy()

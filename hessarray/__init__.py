@@ -21,9 +21,9 @@ from hessarray.layers import (
     Quadratic,
     Residual,
 )
+from hessarray.load import from_torch, load, save
 from hessarray.networks import Network, fully_connected, icnn, resnet
 
-__version__ = "0.1.0"
 
 __all__ = [
     "ACTIVATIONS",
@@ -46,8 +46,19 @@ __all__ = [
     "TraceError",
     "UnknownActivationError",
     "activation",
+    "from_torch",
     "fully_connected",
     "icnn",
+    "load",
     "register_activation",
     "resnet",
+    "save",
 ]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":  # read when asked for: importlib.metadata takes its time
+        from importlib.metadata import version
+
+        return version("hessarray")
+    raise AttributeError(f"module 'hessarray' has no attribute '{name}'")

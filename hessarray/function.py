@@ -6,11 +6,18 @@ import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from hessarray.backends import Backend, backend_named, backend_of, known_backends
+from hessarray.backends import (
+    Backend,
+    backend_named,
+    backend_of,
+    known_backends,
+    outside_compilers,
+)
 from hessarray.backends.protocol import Run
 from hessarray.errors import (
     BackendError,
@@ -43,6 +50,31 @@ class Derivatives(NamedTuple):
     f: Any
     df: Any = None
     d2f: Any = None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One evaluation, prepared: all that is left is the arithmetic."""
+
+    want: Want
+    batch: Shape
+    xp: Any
+    shapes: dict[str, Shape]
+    compiled: Any = None
+    bind: Any = None
+    bound: Any = None
+    inputs: dict[str, Any] = field(default_factory=dict)
+    seeds: dict[str, Any] = field(default_factory=dict)
+    run: Run | None = None
+    zero: Any = None
+
+    def results(self) -> dict[str, Any]:
+        """Flat results by name."""
+        if self.run is None:
+            return {k: self.xp.reshape(self.zero, (0, *s)) for k, s in self.shapes.items()}
+        bound = self.bound if self.bind is None else self.compiled.bind(*self.bind)
+        values = self.compiled.run(bound, self.inputs, self.seeds, self.run)
+        return dict(zip(self.shapes, values, strict=True))
 
 
 class Function:
@@ -273,9 +305,20 @@ class Function:
         options: dict[str, Any],
         seeds: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        limit, threads, progress, parameters = _options(options)
         if any(isinstance(a, TracedArray) for a in x):
             return self._compose(x, want, seeds or {})
+        job = outside_compilers(self._prepare, x, want, options, seeds)
+        return {k: self._shaped(k, a, job.batch, job.want, job.xp) for k, a in job.results().items()}
+
+    def _prepare(
+        self,
+        x: Sequence[Any],
+        want: Want,
+        options: dict[str, Any],
+        seeds: Mapping[str, Any] | None,
+    ) -> _Job:
+        """Everything of an evaluation but the arithmetic: checks, plan, program, bound constants."""
+        limit, threads, progress, parameters = _options(options)
         backend, dtype, batch = self._check_inputs(x)
         xp = backend.xp
         n = math.prod(batch)
@@ -284,27 +327,26 @@ class Function:
             for i, (a, s) in enumerate(zip(x, self.in_shapes, strict=True))
         }
         device = backend.device(x[0])
-        own = {}
+        own: dict[str, Any] = {}
         if seeds:
             want, own = self._seeds(seeds, want, backend, dtype, device, batch, inputs)
         plan = self._plan(want, n)
         itemsize = 4 if dtype == "float32" else 8
-        outputs = {k: v.shape for k, v in plan.program.outputs.items()}
         self._check_memory(plan, n, itemsize, limit, backend)
+        shapes = {k: v.shape for k, v in plan.program.outputs.items()}
         if n == 0:
             zero = xp.reshape(x[0], (-1,))[:0]
-            results = {k: xp.reshape(zero, (0, *s)) for k, s in outputs.items()}
-        else:
-            params = self._parameters() if parameters is None else self._given(parameters)
-            traced = backend.traced([*inputs.values(), *own.values(), *params.values()])
-            run = self._run(plan, n, itemsize, limit, threads, progress, backend, traced)
-            compiled = plan.compiled(backend)
-            bound = self._bind(plan, compiled, backend, dtype, device, params)
-            if backend.name == "numpy":
-                inputs = {k: np.ascontiguousarray(a) for k, a in inputs.items()}
-            values = compiled.run(bound, inputs, own, run)
-            results = dict(zip(outputs, values, strict=True))
-        return {k: self._shaped(k, a, batch, want, xp) for k, a in results.items()}
+            return _Job(want, batch, xp, shapes, inputs=inputs, zero=zero)
+        params = self._parameters() if parameters is None else self._given(parameters)
+        arrays = [*inputs.values(), *own.values(), *params.values()]
+        traced = backend.traced([a for a in arrays if backend.owns(a)])
+        run = self._run(plan, n, itemsize, limit, threads, progress, backend, traced)
+        compiled = plan.compiled(backend)
+        keep = parameters is None and not traced
+        bind, bound = self._bind(plan, compiled, backend, dtype, device, params, keep)
+        if backend.name == "numpy":
+            inputs = {k: np.ascontiguousarray(a) for k, a in inputs.items()}
+        return _Job(want, batch, xp, shapes, compiled, bind, bound, inputs, own, run)
 
     def _check_inputs(self, x: Sequence[Any]) -> tuple[Backend, str, Shape]:
         if len(x) != len(self.in_shapes):
@@ -455,15 +497,19 @@ class Function:
         dtype: str,
         device: Any,
         params: Mapping[str, Any],
-    ) -> Any:
-        """Constants folded from the parameters; kept until a parameter is replaced."""
-        stamps = tuple(backend.stamp(a) for a in params.values())
+        keep: bool,
+    ) -> tuple[Any, Any]:
+        """Constants folded from the parameters; kept until a parameter is replaced.
+
+        Under a tape or a compiler they are folded anew inside it: then what to fold comes back.
+        """
+        stamps = tuple(backend.stamp(a) for a in params.values()) if keep else ()
         key = (id(plan), backend.name, dtype, device)
-        keep = None not in stamps
+        keep = keep and None not in stamps
         if keep:
             known = self._bound.get(key)
             if known is not None and known[0] == stamps:
-                return known[1]
+                return None, known[1]
         arrays = {
             k: backend.asarray(_same_library(a, backend), dtype, device) for k, a in params.items()
         }
@@ -471,12 +517,13 @@ class Function:
             k: backend.asarray(a, dtype if a.dtype.kind == "f" else None, device)
             for k, a in plan.program.constants.items()
         }
+        if not keep:
+            return (arrays, constants), None
         bound = compiled.bind(arrays, constants)
-        if keep:
-            # The parameters are kept alive with their stamps: an id must not be used again.
-            self._bound[key] = (stamps, bound)
-            self._bound[key, "alive"] = ((), tuple(params.values()))
-        return bound
+        # Parameters and plan are kept alive with their ids: these must not be used again.
+        self._bound[key] = (stamps, bound)
+        self._bound[key, "alive"] = ((), (plan, *params.values()))
+        return None, bound
 
     def _given(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         known = self._parameters()

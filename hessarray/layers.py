@@ -132,6 +132,11 @@ class _Drawn(Layer):
     def _ranges(self) -> dict[str, tuple[Shape, float, float]]:
         raise NotImplementedError
 
+    def _start(self, seed: Any, dtype: str) -> None:
+        """First parameters; ``seed=...`` leaves them out, for a reader that brings its own."""
+        if seed is not Ellipsis:
+            self.initialize(np.random.default_rng(seed), dtype)
+
     def initialize(self, rng: np.random.Generator, dtype: str = "float64") -> None:
         for name, (shape, low, high) in self._ranges().items():
             setattr(self, name, rng.uniform(low, high, shape).astype(dtype))
@@ -185,7 +190,7 @@ class Dense(_Drawn):
         self.act = activation(act)
         self.bias = bias
         self.b = None
-        self.initialize(np.random.default_rng(seed), dtype)
+        self._start(seed, dtype)
 
     def _ranges(self) -> dict[str, tuple[Shape, float, float]]:
         n, m = self.in_features, self.out_features
@@ -230,7 +235,7 @@ class Residual(_Drawn):
         self.act = activation(act)
         self.bias = bias
         self.b = None
-        self.initialize(np.random.default_rng(seed), dtype)
+        self._start(seed, dtype)
 
     _ranges = Dense._ranges
 
@@ -275,7 +280,7 @@ class InputConvex(_Drawn):
         self.act = activation(act)
         self.bias = bias
         self.L = self.b = None
-        self.initialize(np.random.default_rng(seed), dtype)
+        self._start(seed, dtype)
 
     def _ranges(self) -> dict[str, tuple[Shape, float, float]]:
         d, w, m = self.input_dim, self.width_in, self.width_out
@@ -318,7 +323,7 @@ class Quadratic(_Drawn):
     ) -> None:
         super().__init__(in_features, 1)
         self.rank = rank
-        self.initialize(np.random.default_rng(seed), dtype)
+        self._start(seed, dtype)
 
     def _ranges(self) -> dict[str, tuple[Shape, float, float]]:
         n = self.in_features
@@ -364,7 +369,7 @@ class InputConvexQuadratic(_Drawn):
         super().__init__(input_dim + (in_features or 0), 1)
         self.input_dim, self.width_in, self.rank = input_dim, in_features, rank
         self.w = None
-        self.initialize(np.random.default_rng(seed), dtype)
+        self._start(seed, dtype)
 
     def _ranges(self) -> dict[str, tuple[Shape, float, float]]:
         d, w = self.input_dim, self.width_in

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from hessarray.backends import backend_of
+from hessarray.errors import BackendError
+
 __all__ = ["PRIMITIVES", "Elementary", "gauss", "power"]
 
 Derivative = Callable[[Any, Any], Any]
@@ -32,6 +35,17 @@ class Elementary:
     parameters: tuple[float, ...] = ()
     primitive: bool = False  # s is one call: xp.<name>(z), for a power xp.pow(z, c)
     kinks: tuple[float, ...] = ()  # where s or s' jumps: the one-sided value is taken there
+
+    def __call__(self, z: Any) -> Any:
+        """s(z) of a traced array, as a node, or of an array of any library that has a backend."""
+        from hessarray.graph.array import TracedArray
+
+        if isinstance(z, TracedArray):
+            return TracedArray(z.builder.elementwise(self, z.node), z.builder)
+        backend = backend_of(z)
+        if backend is None:
+            raise BackendError(f"{self.name} of a {type(z).__name__}: pass an array")
+        return self.s(backend.xp, z)
 
 
 # ---- shared pieces ---------------------------------------------------------------------------
@@ -91,12 +105,15 @@ def _asin2(xp: Any, z: Any) -> Any:
 def _atan1(xp: Any, z: Any) -> Any:
     # 1 / (1 + z^2) with both terms scaled by 2^-54: z^2 overflows where the quotient is still a
     # subnormal, (2^-27 z)^2 only where it is zero.
-    return 2.0**-54 * xp.reciprocal(2.0**-54 + xp.square(z * 2.0**-27))
+    return xp.reciprocal(2.0**-54 + xp.square(z * 2.0**-27)) * 2.0**-54
 
 
 def _atan2(xp: Any, z: Any) -> Any:
-    r = _atan1(xp, z)
-    return ((z * r) * r) * -2.0
+    # Unscaled: 2 z / (1 + z^2)^2 is zero long before z^2 overflows. The planner gathers the numbers
+    # of a product and may apply them to z first, where 2^-108 z underflows and 2 z overflows: so
+    # neither occurs, and 2 r is r + r.
+    r = xp.reciprocal(1.0 + xp.square(z))
+    return -((z * r) * (r + r))
 
 
 def _asinh1(xp: Any, z: Any) -> Any:
@@ -305,10 +322,23 @@ def _power(xp: Any, z: Any, c: float) -> Any:
     if not c.is_integer() or abs(c) > _PRODUCTS:
         return xp.pow(z, c)
     base = z if c > 0 else xp.reciprocal(z)
-    result = {1: lambda: base, 2: lambda: xp.square(base), 3: lambda: base * xp.square(base)}.get(
-        int(abs(c)), lambda: xp.square(xp.square(base))
-    )
-    return result()
+    k = int(abs(c))
+    if k == 1:
+        return base
+    square = xp.square(base)
+    if k == 2:
+        return square
+    return base * square if k == 3 else xp.square(square)
+
+
+def _scaled_power(xp: Any, z: Any, c: float, factor: float) -> Any:
+    if abs(factor) < 16.0:
+        return _power(xp, z, c) * factor
+    # A large factor comes in before the last power: afterwards it would blow up the rounding of a
+    # subnormal.
+    if c > 0:
+        return _power(xp, z, c - 1.0) * (z * factor)
+    return _power(xp, z, c + 1.0) * (xp.reciprocal(z) * factor)
 
 
 def power(exponent: float) -> Elementary:
@@ -346,15 +376,18 @@ def power(exponent: float) -> Elementary:
         return _power(xp, z, c)
 
     def s1(xp: Any, z: Any) -> Any:
-        if abs(c) < 1.0:  # c z**(c - 1) would overflow before its small factor came in
+        if -1.0 < c < 0.0:  # z**(c - 1) overflows where c z**(c - 1) does not
             return (s(xp, z) * c) * xp.reciprocal(z)
-        return _power(xp, z, c - 1.0) * c
+        if 0.0 < c < 0.25:  # so does it here, and 1 / z too
+            root = _power(xp, z, 0.5 * (c - 1.0))
+            return (root * c) * root
+        return _scaled_power(xp, z, c - 1.0, c)
 
     def s2(xp: Any, z: Any) -> Any:
         if c < 1.0 and not c.is_integer():
             r = xp.reciprocal(z)
             return ((s(xp, z) * r) * (c * (c - 1.0))) * r
-        return _power(xp, z, c - 2.0) * (c * (c - 1.0))
+        return _scaled_power(xp, z, c - 2.0, c * (c - 1.0))
 
     small = c.is_integer() and abs(c) <= _PRODUCTS
     return Elementary("power", s, s1, s2, (c,), primitive=not small)
