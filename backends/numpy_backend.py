@@ -40,7 +40,7 @@ class NumpyBackend:
         return "cpu"
 
     def asarray(self, array: Any, dtype: str | None, device: Any) -> Any:
-        return np.ascontiguousarray(array, dtype=dtype)
+        return np.asarray(array, dtype=dtype, order="C")
 
     def to_numpy(self, array: Any) -> Any:
         return np.asarray(array)

@@ -44,7 +44,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hessarray.errors import UnknownActivationError
-from hessarray.graph.elementary import PRIMITIVES, Elementary, clip_gauss, gauss, sech2
+from hessarray.graph.elementary import MAKERS, PRIMITIVES, Elementary, clip_gauss, gauss, sech2
 
 __all__ = [
     "ACTIVATIONS",
@@ -571,6 +571,7 @@ def _key(name: str) -> str:
 _KEYS = {_key(name): name for name in ACTIVATIONS}
 _KEYS |= {"atan": "arctan", "linear": "identity"}
 _BUILT_IN = frozenset(_KEYS)
+MAKERS.update({k: a for k, a in ACTIVATIONS.items() if k not in PRIMITIVES})
 _generations: dict[str, int] = {}
 
 
@@ -676,6 +677,7 @@ def register_activation(
     ACTIVATIONS[name] = Elementary(
         name, _of_x(s), _number_or(s1), _number_or(s2), (float(generation),), kinks=tuple(kinks)
     )
+    MAKERS[name] = ACTIVATIONS[name]
     _KEYS[key] = name
 
 

@@ -264,6 +264,8 @@ class Function:
         ``v`` (m, k) with ``forward_mode=False`` gives df v (..., d, k) and d2f v (..., d, d, k).
         """
         second = "hessian" if do_Hessian else "laplacian" if do_Laplacian else None
+        if v is not None and backend_of(v) is None:
+            v = np.asarray(v)
         if v is not None and forward_mode is None:
             forward_mode = True if second == "laplacian" else self._side(v)
         left = right = None
@@ -546,14 +548,13 @@ class Function:
             times = 2 if name == "hessian" else 1
             return xp.reshape(a, batch + self.in_shape * times + out)
         ends = np.cumsum([0, *map(math.prod, self.in_shapes)]).tolist()
-        spans = list(zip(self.in_shapes, ends, ends[1:], strict=False))
+        spans = [(s, slice(i, j)) for s, i, j in zip(self.in_shapes, ends, ends[1:], strict=False)]
+        every = () if isinstance(a, TracedArray) else (slice(None),)  # the batch axis
         if name != "hessian":
-            return tuple(xp.reshape(a[:, i:j, ...], batch + s + out) for s, i, j in spans)
+            return tuple(xp.reshape(a[*every, i, ...], batch + s + out) for s, i in spans)
         return tuple(
-            tuple(
-                xp.reshape(a[:, i:j, k:l, ...], batch + s + t + out) for t, k, l in spans
-            )
-            for s, i, j in spans
+            tuple(xp.reshape(a[*every, i, k, ...], batch + s + t + out) for t, k in spans)
+            for s, i in spans
         )
 
     # ---- derivatives as functions ------------------------------------------------------------

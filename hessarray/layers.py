@@ -189,7 +189,7 @@ class Dense(_Drawn):
         super().__init__(in_features, out_features)
         self.act = activation(act)
         self.bias = bias
-        self.b = None
+        self.K = self.b = None  # in the order of hessQuik's parameters
         self._start(seed, dtype)
 
     def _ranges(self) -> dict[str, tuple[Shape, float, float]]:
@@ -234,7 +234,7 @@ class Residual(_Drawn):
         self.h = float(h)
         self.act = activation(act)
         self.bias = bias
-        self.b = None
+        self.K = self.b = None  # in the order of hessQuik's parameters
         self._start(seed, dtype)
 
     _ranges = Dense._ranges
@@ -279,7 +279,7 @@ class InputConvex(_Drawn):
         self.input_dim, self.width_in, self.width_out = input_dim, in_features, out_features
         self.act = activation(act)
         self.bias = bias
-        self.L = self.b = None
+        self.K = self.L = self.b = None
         self._start(seed, dtype)
 
     def _ranges(self) -> dict[str, tuple[Shape, float, float]]:
@@ -323,6 +323,7 @@ class Quadratic(_Drawn):
     ) -> None:
         super().__init__(in_features, 1)
         self.rank = rank
+        self.v = self.mu = self.A = None
         self._start(seed, dtype)
 
     def _ranges(self) -> dict[str, tuple[Shape, float, float]]:
@@ -368,7 +369,7 @@ class InputConvexQuadratic(_Drawn):
     ) -> None:
         super().__init__(input_dim + (in_features or 0), 1)
         self.input_dim, self.width_in, self.rank = input_dim, in_features, rank
-        self.w = None
+        self.w = self.v = self.mu = self.A = None
         self._start(seed, dtype)
 
     def _ranges(self) -> dict[str, tuple[Shape, float, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from hessarray.backends import backend_of
 from hessarray.errors import BackendError
 
-__all__ = ["PRIMITIVES", "Elementary", "gauss", "power"]
+__all__ = ["MAKERS", "PRIMITIVES", "Elementary", "gauss", "power"]
 
 Derivative = Callable[[Any, Any], Any]
 
@@ -35,6 +36,14 @@ class Elementary:
     parameters: tuple[float, ...] = ()
     primitive: bool = False  # s is one call: xp.<name>(z), for a power xp.pow(z, c)
     kinks: tuple[float, ...] = ()  # where s or s' jumps: the one-sided value is taken there
+
+    def __reduce__(self) -> Any:
+        # Code cannot be pickled, names can: the other process looks the function up again.
+        if self.name not in MAKERS:
+            raise pickle.PicklingError(
+                f"{self.name} has no name in a table: register_activation gives it one"
+            )
+        return _made, (self.name, self.parameters)
 
     def __call__(self, z: Any) -> Any:
         """s(z) of a traced array, as a node, or of an array of any library that has a backend."""
@@ -71,14 +80,9 @@ def gauss(xp: Any, z: Any, c: float) -> Any:
     return xp.exp((q * q) * -c) * xp.exp(((q - w) * (q + w)) * c)
 
 
-def _tanh_e(xp: Any, z: Any) -> Any:
-    return xp.exp(xp.abs(z) * -2.0)
-
-
 def sech2(xp: Any, z: Any) -> Any:
-    """sech(z)^2 = 4 e / (1 + e)^2, e = exp(-2|z|): 1 - tanh(z)^2 would cancel."""
-    e = _tanh_e(xp, z)
-    return (e * 4.0) * xp.square(xp.reciprocal(1.0 + e))
+    """sech(z)^2 = (1 / cosh z)^2: 1 - tanh(z)^2 would cancel, and where cosh overflows it is 0."""
+    return xp.square(xp.reciprocal(xp.cosh(z)))
 
 
 def _rsqrt(xp: Any, z: Any) -> Any:
@@ -168,6 +172,15 @@ def _erf2(xp: Any, z: Any) -> Any:
 
 
 # ---- the table -------------------------------------------------------------------------------
+
+# How to make a function again from its name and parameters: itself, or its factory.
+MAKERS: dict[str, Elementary | Callable[..., Elementary]] = {}
+
+
+def _made(name: str, parameters: tuple[float, ...]) -> Elementary:
+    maker = MAKERS[name]
+    return maker if isinstance(maker, Elementary) else maker(*parameters)
+
 
 PRIMITIVES: dict[str, Elementary] = {
     f.name: f
@@ -286,7 +299,7 @@ PRIMITIVES: dict[str, Elementary] = {
         Elementary(
             "abs",
             lambda xp, z: xp.abs(z),
-            lambda xp, z: xp.sign(z),  # 0 at the kink, as torch and hessQuik have it
+            lambda xp, z: xp.where(z < 0.0, -xp.ones_like(z), xp.ones_like(z)),  # right-sided at 0
             0.0,
             primitive=True,
             kinks=(0.0,),
@@ -391,3 +404,7 @@ def power(exponent: float) -> Elementary:
 
     small = c.is_integer() and abs(c) <= _PRODUCTS
     return Elementary("power", s, s1, s2, (c,), primitive=not small)
+
+
+MAKERS.update(PRIMITIVES)
+MAKERS["power"] = power

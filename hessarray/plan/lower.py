@@ -117,6 +117,9 @@ def _merged(builder: Builder, node: Node, args: tuple[Node, ...], uses: Counter[
         if (
             isinstance(inner, Einsum)
             and single
+            # An elementwise product keeps the order in which an activation's code multiplies: it
+            # may rest on it not to overflow.
+            and any(t != inner.output for t in inner.inputs)
             and len(op.inputs) + len(inner.inputs) - 1 + len(terms) <= _MOST_OPERANDS
         ):
             names = dict(zip(inner.output, term, strict=True))

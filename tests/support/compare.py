@@ -112,7 +112,7 @@ def torch_truth(fn: Callable[[Any], Any], x: Any) -> Truth:
     x = torch.asarray(np.asarray(x, dtype=np.float64))
     gradient = torch.func.jacrev(fn)
     f, df = torch.func.vmap(fn)(x), torch.func.vmap(gradient)(x)
-    d2f = torch.func.vmap(torch.func.jacfwd(gradient))(x)
+    d2f = torch.func.vmap(torch.func.jacrev(gradient))(x)
     f, df, d2f = (a.detach().numpy() for a in (f, df, d2f))
     return Truth(f, in_before_out(df, 1, 1, 1), in_before_out(d2f, 2, 1, 1))
 
@@ -126,7 +126,7 @@ def finite_differences(fn: Callable[[Any], Any], x: Any, h: float = 1e-5) -> Any
 
 def normal(seed: int, *shape: int) -> np.ndarray:
     """Standard normal numbers, the same for the same seed."""
-    return np.random.default_rng(seed).standard_normal(shape)
+    return np.asarray(np.random.default_rng(seed).standard_normal(shape))
 
 
 def positive(seed: int, *shape: int) -> np.ndarray:
