@@ -22,9 +22,7 @@ class CupyBackend:
     name = "cupy"
 
     def __init__(self) -> None:
-        self.xp = Extended(
-            xp_cupy, erf=cupyx.scipy.special.erf, erfc=cupyx.scipy.special.erfc
-        )
+        self.xp = Extended(xp_cupy, erf=cupyx.scipy.special.erf, erfc=cupyx.scipy.special.erfc)
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, cupy.ndarray)

@@ -73,7 +73,9 @@ def numpy_source(
         head.append(f"    ({', '.join(carried)},) = b")
     if used:
         head.append(f"    ({', '.join(used)},) = w")
-    return "\n".join(arena) + "\n\n\n" + "\n".join([*head, *(f"    {line}" for line in body)]) + "\n"
+    return (
+        "\n".join(arena) + "\n\n\n" + "\n".join([*head, *(f"    {line}" for line in body)]) + "\n"
+    )
 
 
 def _used(body: Sequence[str], names: Sequence[str]) -> list[str]:

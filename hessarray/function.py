@@ -36,6 +36,7 @@ __all__ = ["Derivatives", "Function"]
 
 Shape = tuple[int, ...]
 _DTYPES = ("float32", "float64")
+_CACHED = ("_bound", "_checked", "_collected", "_graph", "_lock", "_plans", "_traced_for")
 _SECOND = {
     "hessian": "hessian",
     "hessian_diagonal": "diagonal",
@@ -124,8 +125,11 @@ class Function:
         self.in_shapes = in_shapes
         self.output_names: tuple[str, ...] | None = None
         self._pinned: tuple[str, Any] | None = None
+        self._replaced = 0
+        self._collected: tuple[int, dict[str, Any]] = (-1, {})  # parameters by version
         self._graph: Graph | None = None
-        self._traced_for: Any = None
+        self._traced_for: dict[str, Shape] = {}
+        self._checked = -1
         self._plans: dict[Any, Plan] = {}
         self._bound: dict[Any, tuple[tuple[Any, ...], Any]] = {}
         self._lock = threading.RLock()
@@ -134,7 +138,7 @@ class Function:
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_graph", "_traced_for", "_plans", "_bound", "_lock"):
+        for name in _CACHED:
             state.pop(name, None)
         return state
 
@@ -147,11 +151,17 @@ class Function:
     # ---- what subclasses supply --------------------------------------------------------------
 
     def _parameters(self) -> dict[str, Any]:
-        return dict(self._store) if self._store is not None else {}
+        """The parameters as they are now; callers must not change the mapping."""
+        return self._store if self._store is not None else {}
+
+    def _version(self) -> int:
+        """Moves whenever a parameter is replaced."""
+        return self._replaced
 
     def _replace(self, arrays: Mapping[str, Any]) -> None:
         assert self._store is not None
-        self._store.update(arrays)
+        self._store = {**self._store, **arrays}
+        self._replaced += 1
 
     def _apply(self, inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
         """The forward code on traced inputs, with these parameters."""
@@ -171,15 +181,18 @@ class Function:
 
     def graph(self) -> Graph:
         """The traced graph; traced again only when a parameter changes its shape."""
-        shapes = {k: tuple(int(n) for n in v.shape) for k, v in self._parameters().items()}
-        if self._graph is None or self._traced_for != shapes:
+        version = self._version()
+        if self._graph is None or self._checked != version:
             with self._lock:
-                self._graph = trace(
-                    lambda *a: self._apply(a[:-1], a[-1]), self.in_shapes, shapes
-                )
-                self._traced_for = shapes
-                self._plans = {}
-                self._bound = {}
+                shapes = {k: tuple(map(int, v.shape)) for k, v in self._parameters().items()}
+                if self._graph is None or self._traced_for != shapes:
+                    self._graph = trace(
+                        lambda *a: self._apply(a[:-1], a[-1]), self.in_shapes, shapes
+                    )
+                    self._traced_for = shapes
+                    self._plans = {}
+                    self._bound = {}
+                self._checked = version
         return self._graph
 
     # ---- evaluation --------------------------------------------------------------------------
@@ -232,7 +245,9 @@ class Function:
                 f"hvp takes {count} inputs and {count} directions, got {len(x_and_p)} arrays"
             )
         seeds = {"p": x_and_p[count:]}
-        return self._evaluate(x_and_p[:count], Want(value=False, second="hvp"), options, seeds)["hvp"]
+        return self._evaluate(x_and_p[:count], Want(value=False, second="hvp"), options, seeds)[
+            "hvp"
+        ]
 
     def weighted_hessian(self, *x_and_lam: Any, **options: Any) -> Any:
         """sum_m lam_m d2f_m/dx_a dx_b: ``(..., *in, *in)`` for lam ``(*out)`` or ``(..., *out)``."""
@@ -310,7 +325,9 @@ class Function:
         if any(isinstance(a, TracedArray) for a in x):
             return self._compose(x, want, seeds or {})
         job = outside_compilers(self._prepare, x, want, options, seeds)
-        return {k: self._shaped(k, a, job.batch, job.want, job.xp) for k, a in job.results().items()}
+        return {
+            k: self._shaped(k, a, job.batch, job.want, job.xp) for k, a in job.results().items()
+        }
 
     def _prepare(
         self,
@@ -386,7 +403,9 @@ class Function:
             elif (found[0].name, found[1]) != (backend.name, dtype):
                 raise BackendError("all inputs must be of one array library and dtype")
             elif found[2] != batch:
-                raise ShapeError(f"inputs have batch shapes {found[2]} and {batch}: make them equal")
+                raise ShapeError(
+                    f"inputs have batch shapes {found[2]} and {batch}: make them equal"
+                )
         assert found is not None
         return found
 
@@ -631,7 +650,7 @@ class Function:
 
     def parameters(self) -> dict[str, Any]:
         """The named parameters, in order; arrays of the pinned library, else read-only NumPy."""
-        return self._parameters()
+        return dict(self._parameters())
 
     def load_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Replace parameters by name; all of them are checked before any is replaced.
@@ -674,7 +693,10 @@ class Function:
         backend = backend_of(theta)
         xp = np if backend is None else backend.xp
         self.load_parameters(
-            {k: xp.reshape(theta[i:j], tuple(a.shape)) for (k, a), i, j in zip(known.items(), ends, ends[1:], strict=False)}
+            {
+                k: xp.reshape(theta[i:j], tuple(a.shape))
+                for (k, a), i, j in zip(known.items(), ends, ends[1:], strict=False)
+            }
         )
 
     def to(self, backend: str, device: Any = None, dtype: str | None = None) -> Self:
@@ -719,6 +741,9 @@ class _DerivedFunction(Function):
     def _parameters(self) -> dict[str, Any]:
         return self._parent._parameters()
 
+    def _version(self) -> int:
+        return self._parent._version()
+
     def _replace(self, arrays: Mapping[str, Any]) -> None:
         self._parent._replace(arrays)
 
@@ -727,7 +752,7 @@ class _DerivedFunction(Function):
         second = _SECOND.get(self._name)
         want = Want(value=False, gradient=self._name == "gradient", second=second)
         _, nodes = derive(graph, want, Bracket())
-        (name, node), = nodes.items()
+        ((name, node),) = nodes.items()
         builder = next(a.builder for a in inputs if isinstance(a, TracedArray))
         flat = inline(graph, node, builder, inputs, params)
         shaped = self._parent._shaped(name, flat, (), want, flat.__array_namespace__())
@@ -796,7 +821,9 @@ def _shapes(in_shape: Any) -> tuple[Shape, ...]:
         items = [items]
     shapes = tuple(tuple(int(n) for n in s) for s in items)
     if not shapes or any(n < 1 for s in shapes for n in s):
-        raise ShapeError(f"in_shape={in_shape}: expected positive lengths, such as (3,) or ((3,), (2,))")
+        raise ShapeError(
+            f"in_shape={in_shape}: expected positive lengths, such as (3,) or ((3,), (2,))"
+        )
     return shapes
 
 

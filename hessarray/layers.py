@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
@@ -22,6 +23,10 @@ __all__ = [
     "Quadratic",
     "Residual",
 ]
+
+# Counts changes of any layer's attributes: networks keep what they collected until it moves.
+_edits = itertools.count(1)
+latest_edit = [0]
 
 Activation = str | Callable[[Any], Any]
 Shape = tuple[int, ...]
@@ -71,12 +76,18 @@ class Layer:
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
             value = frozen(name, value)
+        elif isinstance(value, list) and any(map(_is_layer, value)):
+            value = tuple(value)  # so that a change of the list cannot go unseen
+        self._set(name, value)
+
+    def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
+        latest_edit[0] = next(_edits)
 
     def _items(self) -> Iterator[tuple[str, Any]]:
         """(name, array or layer) in the order of definition."""
         for name, value in vars(self).items():
-            if isinstance(value, (list, tuple)) and any(map(_is_layer, value)):
+            if isinstance(value, tuple) and any(map(_is_layer, value)):
                 yield from ((f"{name}.{i}", v) for i, v in enumerate(value))
             elif _is_layer(value) or backend_of(value) is not None:
                 yield name, value
@@ -96,7 +107,7 @@ class Layer:
             if _is_layer(value):
                 value._replace(_below(arrays, name))
             elif name in arrays:
-                object.__setattr__(self, name, arrays[name])
+                self._set(name, arrays[name])
 
     def with_parameters(self, arrays: Mapping[str, Any]) -> Self:
         """A copy of the layer with other arrays in place of its parameters."""
@@ -107,7 +118,7 @@ class Layer:
             if dot:
                 siblings = list(getattr(twin, stem))
                 siblings[int(index)] = new
-                new = siblings
+                new = tuple(siblings)
             object.__setattr__(twin, stem, new)
         return twin
 

@@ -11,7 +11,15 @@ import numpy as np
 from hessarray.errors import ShapeError
 from hessarray.function import Derivatives, Function
 from hessarray.graph.array import TracedArray
-from hessarray.layers import Activation, Dense, InputConvex, Layer, Residual, _below
+from hessarray.layers import (
+    Activation,
+    Dense,
+    InputConvex,
+    Layer,
+    Residual,
+    _below,
+    latest_edit,
+)
 
 __all__ = ["Network", "fully_connected", "icnn", "resnet"]
 
@@ -111,18 +119,20 @@ class Network(Function):
     # ---- a network is also a layer -----------------------------------------------------------
 
     def _parameters(self) -> dict[str, Any]:
-        return {
-            f"{i}.{k}": v for i, a in enumerate(self.layers) for k, v in a.parameters().items()
-        }
+        version = self._version()
+        if self._collected[0] != version:
+            found = {
+                f"{i}.{k}": v for i, a in enumerate(self.layers) for k, v in a.parameters().items()
+            }
+            self._collected = (version, found)
+        return self._collected[1]
+
+    def _version(self) -> int:
+        return latest_edit[0]
 
     def _replace(self, arrays: Mapping[str, Any]) -> None:
         for i, layer in enumerate(self.layers):
-            layer._replace(
-                {
-                    k: _frozen_if_numpy(k, v)
-                    for k, v in _below(arrays, str(i)).items()
-                }
-            )
+            layer._replace({k: _frozen_if_numpy(k, v) for k, v in _below(arrays, str(i)).items()})
 
     def with_parameters(self, arrays: Mapping[str, Any]) -> Self:
         """A copy with other arrays in place of the parameters; the layers are not touched."""
@@ -158,9 +168,7 @@ def _frozen_if_numpy(name: str, array: Any) -> Any:
     return frozen(name, array) if isinstance(array, np.ndarray) else array
 
 
-def fully_connected(
-    widths: Sequence[int], act: Activation = "softplus", **options: Any
-) -> Network:
+def fully_connected(widths: Sequence[int], act: Activation = "softplus", **options: Any) -> Network:
     """Dense layers of these widths, the last one included (hessQuik: fullyConnectedNN).
 
     Examples

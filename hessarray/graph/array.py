@@ -98,7 +98,9 @@ class TracedArray:
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise trace_error(
-            "x[...] = value", "a traced array is immutable", "build the new array with xp.where or xp.concat"
+            "x[...] = value",
+            "a traced array is immutable",
+            "build the new array with xp.where or xp.concat",
         )
 
     def __iter__(self) -> Iterator[TracedArray]:

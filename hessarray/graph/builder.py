@@ -77,7 +77,9 @@ class Builder:
 
     # ---- linear ------------------------------------------------------------------------------
 
-    def einsum(self, inputs: Sequence[str], output: str, args: Sequence[Node], scale: float = 1.0) -> Node:
+    def einsum(
+        self, inputs: Sequence[str], output: str, args: Sequence[Node], scale: float = 1.0
+    ) -> Node:
         """``scale * einsum(inputs -> output)``; identities drop out, letters become canonical."""
         terms = list(inputs)
         nodes = list(args)
@@ -91,7 +93,11 @@ class Builder:
                     )
         # Scaled or permuted arguments fold into this contraction.
         for i, node in enumerate(nodes):
-            if isinstance(node.op, Einsum) and len(node.args) == 1 and len(node.op.inputs[0]) == len(node.op.output):
+            if (
+                isinstance(node.op, Einsum)
+                and len(node.args) == 1
+                and len(node.op.inputs[0]) == len(node.op.output)
+            ):
                 letters = dict(zip(node.op.output, terms[i], strict=True))
                 terms[i] = "".join(letters[c] for c in node.op.inputs[0])
                 nodes[i] = node.args[0]
@@ -120,7 +126,11 @@ class Builder:
             names.setdefault(letter, LETTERS[len(names)])
         terms = ["".join(names[c] for c in t) for t in terms]
         output = "".join(names[c] for c in output)
-        sizes = {c: n for t, node in zip(terms, nodes, strict=True) for c, n in zip(t, node.shape, strict=True)}
+        sizes = {
+            c: n
+            for t, node in zip(terms, nodes, strict=True)
+            for c, n in zip(t, node.shape, strict=True)
+        }
         if len(nodes) == 1 and terms[0] == output and scale == 1.0:
             return nodes[0]
         shape = tuple(sizes[c] for c in output)
@@ -137,7 +147,9 @@ class Builder:
     def sum(self, node: Node, axes: Iterable[int]) -> Node:
         gone = set(axes)
         letters = LETTERS[: len(node.shape)]
-        return self.einsum([letters], "".join(c for i, c in enumerate(letters) if i not in gone), [node])
+        return self.einsum(
+            [letters], "".join(c for i, c in enumerate(letters) if i not in gone), [node]
+        )
 
     def add(self, terms: Sequence[tuple[float, Node]]) -> Node:
         """Sum of coefficient times node, all of one shape."""
@@ -174,7 +186,11 @@ class Builder:
         return self.make(Pad(axis, before, after), (node,), shape)
 
     def flip(self, node: Node, axis: int) -> Node:
-        return node if node.shape[axis] == 1 else self.make(Flip(axis), (node,), node.shape, node.truth)
+        return (
+            node
+            if node.shape[axis] == 1
+            else self.make(Flip(axis), (node,), node.shape, node.truth)
+        )
 
     def take(self, node: Node, axis: int, indices: Sequence[int]) -> Node:
         shape = (*node.shape[:axis], len(indices), *node.shape[axis + 1 :])

@@ -414,11 +414,16 @@ def prod(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: Any = Fal
     axes = _axes(axis, x.ndim)
     out = x
     for a in sorted(axes, reverse=True):
-        parts = [_wrap(out.builder.slice(_real(out), a, i, i + 1), out.builder) for i in range(out.shape[a])]
+        parts = [
+            _wrap(out.builder.slice(_real(out), a, i, i + 1), out.builder)
+            for i in range(out.shape[a])
+        ]
         while len(parts) > 1:
             pairs = [multiply(p, q) for p, q in zip(parts[::2], parts[1::2], strict=False)]
             parts = pairs + parts[2 * len(pairs) :]
-        out = parts[0] if parts else ones(tuple(1 if i == a else n for i, n in enumerate(out.shape)))
+        out = (
+            parts[0] if parts else ones(tuple(1 if i == a else n for i, n in enumerate(out.shape)))
+        )
     return out if keepdims else squeeze(out, axes)
 
 
@@ -485,13 +490,14 @@ def matmul(a: Any, b: Any) -> TracedArray:
     letters = LETTERS[3 : 3 + len(batch)]
     # Axes of length one are broadcast by leaving them out of the sum.
     terms, nodes = [], []
-    for node, core in ((x, "ab" if len(x.shape) > 1 else "b"), (y, "bc" if len(y.shape) > 1 else "b")):
+    for node, core in (
+        (x, "ab" if len(x.shape) > 1 else "b"),
+        (y, "bc" if len(y.shape) > 1 else "b"),
+    ):
         lead = len(node.shape) - len(core)
         keep = [i for i in range(lead) if node.shape[i] == batch[len(batch) - lead + i]]
         terms.append("".join(letters[len(batch) - lead + i] for i in keep) + core)
-        nodes.append(
-            builder.reshape(node, tuple(node.shape[i] for i in keep) + node.shape[lead:])
-        )
+        nodes.append(builder.reshape(node, tuple(node.shape[i] for i in keep) + node.shape[lead:]))
     output = letters + ("a" if len(x.shape) > 1 else "") + ("c" if len(y.shape) > 1 else "")
     return _wrap(builder.einsum(terms, output, nodes), builder)
 

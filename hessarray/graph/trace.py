@@ -43,7 +43,9 @@ def trace(
         arrays.append(TracedArray(builder.reshape(node, shape), builder))
     extra = []
     if parameters is not None:
-        extra.append({k: TracedArray(builder.parameter(k, s), builder) for k, s in parameters.items()})
+        extra.append(
+            {k: TracedArray(builder.parameter(k, s), builder) for k, s in parameters.items()}
+        )
     result = fn(*arrays, *extra)
     if isinstance(result, (list, tuple)):
         raise ShapeError(
@@ -54,7 +56,11 @@ def trace(
         result = TracedArray(namespace._node(result, builder), builder)
     output = namespace._real(result)
     return Graph(
-        tuple(inputs), builder.reshape(output, (output.size,)), tuple(in_shapes), output.shape, builder
+        tuple(inputs),
+        builder.reshape(output, (output.size,)),
+        tuple(in_shapes),
+        output.shape,
+        builder,
     )
 
 

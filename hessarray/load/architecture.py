@@ -78,7 +78,9 @@ def _named(act: Any, i: int) -> list[Any]:
     )
 
 
-def from_architecture(layers: Any, arrays: Mapping[str, np.ndarray[Any, Any]], path: str) -> Network:
+def from_architecture(
+    layers: Any, arrays: Mapping[str, np.ndarray[Any, Any]], path: str
+) -> Network:
     """The network of this description with these parameters.
 
     Raises
@@ -129,7 +131,9 @@ def _layer(
     cls, names = _LAYERS[kind]
     allowed = {*names, *(("act", "bias") if kind in _ACTIVATED else ())}
     if set(entry) != allowed:
-        raise LoadError(f"{path}: layer {here[:-1]} ({kind}) needs exactly {', '.join(sorted(allowed))}")
+        raise LoadError(
+            f"{path}: layer {here[:-1]} ({kind}) needs exactly {', '.join(sorted(allowed))}"
+        )
     for k in names:
         if not isinstance(entry[k], (int, float, type(None))) or isinstance(entry[k], bool):
             raise LoadError(f"{path}: layer {here[:-1]} ({kind}) has {k}={entry[k]!r}, no number")
@@ -155,6 +159,10 @@ def _activation(name: Any, parameters: Any) -> Any:
     known = ACTIVATIONS.get(name) if isinstance(name, str) else None
     if not parameters:
         return activation(name)
-    if known is None or not callable(known) or not all(isinstance(p, (int, float)) for p in parameters):
+    if (
+        known is None
+        or not callable(known)
+        or not all(isinstance(p, (int, float)) for p in parameters)
+    ):
         raise ValueError(f"activation {name!r} with parameters {parameters!r} is unknown")
     return known(*parameters)

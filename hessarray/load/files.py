@@ -70,7 +70,9 @@ def load(
         ".safetensors": _read_safetensors,
     }
     if path.suffix not in readers:
-        raise LoadError(f"{path}: unknown file type '{path.suffix}', supported are {', '.join(readers)}")
+        raise LoadError(
+            f"{path}: unknown file type '{path.suffix}', supported are {', '.join(readers)}"
+        )
     if not path.is_file():
         raise LoadError(f"{path}: no such file")
     arrays, architecture = readers[path.suffix](path, max_bytes)
@@ -141,9 +143,13 @@ def _check_sizes(path: Path, sizes: Mapping[str, tuple[str, tuple[int, ...]]], l
     total = 0
     for name, (dtype, shape) in sizes.items():
         if dtype not in _DTYPES:
-            raise LoadError(f"{path}: tensor '{name}' has dtype {dtype}, float32 or float64 is expected")
+            raise LoadError(
+                f"{path}: tensor '{name}' has dtype {dtype}, float32 or float64 is expected"
+            )
         if len(shape) > 8:
-            raise LoadError(f"{path}: tensor '{name}' has {len(shape)} axes, at most 8 are expected")
+            raise LoadError(
+                f"{path}: tensor '{name}' has {len(shape)} axes, at most 8 are expected"
+            )
         total += math.prod(shape) * (4 if dtype == "float32" else 8)
     if total > limit:
         raise LoadError(f"{path}: the tensors take {total:,} bytes, max_bytes is {limit:,}")

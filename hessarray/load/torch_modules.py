@@ -113,7 +113,9 @@ def _linear(module: Any) -> Any:
 def _act(module: Any) -> Any:
     kind = _kind(module)
     if kind not in _ACTIVATIONS:
-        raise LoadError(f"activation {kind} is not supported, supported are {', '.join(_ACTIVATIONS)}")
+        raise LoadError(
+            f"activation {kind} is not supported, supported are {', '.join(_ACTIVATIONS)}"
+        )
     return _ACTIVATIONS[kind](module)
 
 

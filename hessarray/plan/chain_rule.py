@@ -100,9 +100,7 @@ class ChainRule:
         key = (id(node), order)
         if key not in self._local:
             assert isinstance(node.op, Elementwise)
-            self._local[key] = derivative_node(
-                self.builder, node.op.function, order, node.args[0]
-            )
+            self._local[key] = derivative_node(self.builder, node.op.function, order, node.args[0])
         return self._local[key]
 
     def _scaled(self, factor: Node | float, node: Node, rank: int) -> Node:
@@ -154,7 +152,9 @@ class ChainRule:
         raise AssertionError(f"no forward rule for {op}")
 
     def _or_zero(self, node: Node | None, shape: tuple[int, ...]) -> Node:
-        return node if node is not None else self.builder.broadcast(self.builder.constant(0.0), shape)
+        return (
+            node if node is not None else self.builder.broadcast(self.builder.constant(0.0), shape)
+        )
 
     def _pull(self, node: Node, g: Node, rank: int) -> Iterable[tuple[Node, Node]]:
         """(argument, contribution to its G) for every active argument: the transposed push."""
@@ -261,7 +261,9 @@ class ChainRule:
             jp, jq = j.get(id(node.args[p])), j.get(id(node.args[q]))
             if jp is None or jq is None:
                 continue
-            for one, two in [(first, second)] if first == second else [(first, second), (second, first)]:
+            for one, two in (
+                [(first, second)] if first == second else [(first, second), (second, first)]
+            ):
                 terms, args = list(inputs), list(node.args)
                 terms[p], terms[q], args[p], args[q] = one + terms[p], two + terms[q], jp, jq
                 terms, args, output = self._close(terms, args, g, m, result, out_ab)
@@ -288,7 +290,10 @@ class ChainRule:
         if isinstance(op, Elementwise):
             tz = t.get(id(node.args[0]))
             if tz is not None and op.function.s2 != 0.0:
-                yield node.args[0], self._scaled(self.local(node, 2), self._scaled(tz, gv, rank), rank)
+                yield (
+                    node.args[0],
+                    self._scaled(self.local(node, 2), self._scaled(tz, gv, rank), rank),
+                )
         elif isinstance(op, Einsum):
             for i, q in ((i, q) for i in range(len(node.args)) for q in range(len(node.args))):
                 tq = t.get(id(node.args[q]))

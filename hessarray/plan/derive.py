@@ -75,7 +75,9 @@ class _Derivation:
         # The two seeds: directions (or the identity) for J, weights (or the identity) for G.
         if want.second == "hvp":
             self.tangent = builder.seed("p", (self.d,), batched=True)
-        self.v = builder.eye(self.d) if want.left is None else builder.seed("v", (want.left, self.d))
+        self.v = (
+            builder.eye(self.d) if want.left is None else builder.seed("v", (want.left, self.d))
+        )
         self.m = "" if want.right == 0 else "M"
         if want.right is None:
             self.w = builder.eye(size)

@@ -160,10 +160,17 @@ class _Lowering:
         contiguous: bool = True,
         **attributes: Any,
     ) -> Value:
-        key = (op, tuple(a if isinstance(a, float) else id(a) for a in args), repr(attributes), shape)
+        key = (
+            op,
+            tuple(a if isinstance(a, float) else id(a) for a in args),
+            repr(attributes),
+            shape,
+        )
         if args and key in self._seen:
             return self._seen[key]
-        stage = max((a.stage for a in args if isinstance(a, Value)), default=attributes.get("stage", 0))
+        stage = max(
+            (a.stage for a in args if isinstance(a, Value)), default=attributes.get("stage", 0)
+        )
         stage = SAMPLE if rows else stage
         value = Value(f"t{len(self.steps)}", rows, shape, stage, truth, contiguous)
         self.steps.append(Step(op, value, tuple(args), attributes))
@@ -233,7 +240,11 @@ class _Lowering:
         """An argument of a broadcasting operation: grown axes and plain numbers stay implicit."""
         if isinstance(node.op, Broadcast):
             return self.operand(node.args[0])
-        if isinstance(node.op, Reshape) and node.size == 1 and isinstance(node.args[0].op, Constant):
+        if (
+            isinstance(node.op, Reshape)
+            and node.size == 1
+            and isinstance(node.args[0].op, Constant)
+        ):
             node = node.args[0]
         if isinstance(node.op, Constant) and node.size == 1 and not node.truth:
             return float(node.op.value.reshape(()))
@@ -241,7 +252,11 @@ class _Lowering:
 
     def full(self, v: Value | float, node: Node) -> Value:
         """An operand that must have the node's whole shape."""
-        if isinstance(v, Value) and v.shape == node.shape and (v.rows > 0) == (node.level == SAMPLE):
+        if (
+            isinstance(v, Value)
+            and v.shape == node.shape
+            and (v.rows > 0) == (node.level == SAMPLE)
+        ):
             return v
         if isinstance(v, float):
             v = self.scalar(v)
@@ -253,7 +268,11 @@ class _Lowering:
     def constant(self, array: np.ndarray[Any, Any]) -> Value:
         key = f"c{len(self.constants)}"
         for k, known in self.constants.items():
-            if known.shape == array.shape and known.dtype == array.dtype and known.tobytes() == array.tobytes():
+            if (
+                known.shape == array.shape
+                and known.dtype == array.dtype
+                and known.tobytes() == array.tobytes()
+            ):
                 key = k
         self.constants[key] = array
         truth = array.dtype.kind == "b"
@@ -273,7 +292,11 @@ class _Lowering:
     # ---- contractions ------------------------------------------------------------------------
 
     def contract(self, node: Node, op: Einsum) -> Value:
-        sizes = {c: s for t, a in zip(op.inputs, node.args, strict=True) for c, s in zip(t, a.shape, strict=True)}
+        sizes = {
+            c: s
+            for t, a in zip(op.inputs, node.args, strict=True)
+            for c, s in zip(t, a.shape, strict=True)
+        }
         one = {c for c, s in sizes.items() if s == 1}
         terms, values = [], []
         for t, a in zip(op.inputs, node.args, strict=True):
@@ -281,7 +304,9 @@ class _Lowering:
             terms.append("".join(c for c in t if c not in one))
             values.append(self.reshape(v, v.rows, tuple(s for s in v.shape if s != 1)))
         output = "".join(c for c in op.output if c not in one)
-        if op.scale != 1.0:  # on the operand that costs least: one without batch axis, or the smallest
+        if (
+            op.scale != 1.0
+        ):  # on the operand that costs least: one without batch axis, or the smallest
             i = min(range(len(values)), key=lambda k: (values[k].stage, values[k].size))
             values[i] = self.binary("multiply", values[i], op.scale)
         indexed = tuple((BATCH if v.rows else "") + t for t, v in zip(terms, values, strict=True))
@@ -472,8 +497,15 @@ def _slice(low: _Lowering, node: Node, op: Slice) -> Value:
     axis = op.axis + (v.rows > 0)
     whole = all(s == 1 for s in v.shape[: op.axis]) and not v.rows
     return low.emit(
-        "slice", [v], v.rows, node.shape, truth=v.truth, contiguous=v.contiguous and whole,
-        axis=axis, start=op.start, stop=op.stop,
+        "slice",
+        [v],
+        v.rows,
+        node.shape,
+        truth=v.truth,
+        contiguous=v.contiguous and whole,
+        axis=axis,
+        start=op.start,
+        stop=op.stop,
     )
 
 
@@ -506,7 +538,13 @@ def _joined(low: _Lowering, parts: list[Value], axis: int, shape: tuple[int, ...
 def _flip(low: _Lowering, node: Node, op: Flip) -> Value:
     v = low.arg(node, 0)
     return low.emit(
-        "flip", [v], v.rows, node.shape, truth=v.truth, contiguous=False, axis=op.axis + (v.rows > 0)
+        "flip",
+        [v],
+        v.rows,
+        node.shape,
+        truth=v.truth,
+        contiguous=False,
+        axis=op.axis + (v.rows > 0),
     )
 
 

@@ -36,7 +36,9 @@ def plan_memory(steps: Sequence[Step], outputs: dict[str, Value]) -> Layout:
     for s in steps:
         is_view = s.op in VIEWS and isinstance(s.args[0], Value) and s.args[0].name in root
         root[s.out.name] = root[s.args[0].name] if is_view else s.out  # type: ignore[union-attr]
-    made = {s.out.name for s in steps if s.op not in VIEWS and s.op not in ("input", "seed", "batch")}
+    made = {
+        s.out.name for s in steps if s.op not in VIEWS and s.op not in ("input", "seed", "batch")
+    }
     last: dict[str, int] = {}
     for i, s in enumerate(steps):
         for a in s.args:

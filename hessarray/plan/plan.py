@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
 
 from hessarray.backends.numpy_source import numpy_source
 from hessarray.backends.protocol import Backend, Executable
@@ -45,7 +45,7 @@ class Plan:
     _compiled: dict[str, Executable] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    @property
+    @cached_property
     def flops(self) -> int:
         """Floating-point operations for n samples."""
         once, each = self.program.flops
@@ -56,12 +56,12 @@ class Plan:
         """Numbers held at the same time for one sample, besides inputs and results."""
         return self.layout.entries
 
-    @property
+    @cached_property
     def entries_once(self) -> int:
         """Numbers held without batch axis: folded constants, Jacobians of affine maps."""
         return sum(s.out.size for s in self.program.steps if not s.out.rows)
 
-    @property
+    @cached_property
     def result_entries(self) -> int:
         """Numbers per sample in the results."""
         return sum(v.size for v in self.program.outputs.values())
@@ -73,7 +73,9 @@ class Plan:
             with self._lock:
                 found = self._compiled.get(backend.name)
                 if found is None:
-                    found = backend.compile(self.program, self.source_for(backend.name), self.layout)
+                    found = backend.compile(
+                        self.program, self.source_for(backend.name), self.layout
+                    )
                     self._compiled[backend.name] = found
         return found
 

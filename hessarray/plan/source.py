@@ -80,12 +80,16 @@ def expression(s: Step) -> str:
 
 def carried(program: Program, stage: int) -> list[str]:
     """Names made before or at ``stage`` and used after it, in order."""
-    later = {a.name for s in program.steps if s.out.stage > stage for a in s.args if isinstance(a, Value)}
+    later = {
+        a.name for s in program.steps if s.out.stage > stage for a in s.args if isinstance(a, Value)
+    }
     later |= {v.name for v in program.outputs.values()}
     return [s.out.name for s in program.steps if s.out.stage <= stage and s.out.name in later]
 
 
-def function(name: str, arguments: str, unpack: Sequence[str], steps: Sequence[Step], result: str) -> str:
+def function(
+    name: str, arguments: str, unpack: Sequence[str], steps: Sequence[Step], result: str
+) -> str:
     lines = [f"def {name}({arguments}):"]
     if unpack:
         lines.append(f"    ({', '.join(unpack)},) = b")

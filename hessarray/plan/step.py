@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 __all__ = ["VIEWS", "Program", "Step", "Value"]
@@ -57,7 +58,7 @@ class Step:
         return max(a.size for a in (self.out, *self.args) if isinstance(a, Value))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Program:
     """All steps in order, the constants they use, and the values that are returned."""
 
@@ -69,7 +70,7 @@ class Program:
     def at(self, stage: int) -> list[Step]:
         return [s for s in self.steps if s.out.stage == stage]
 
-    @property
+    @cached_property
     def flops(self) -> tuple[int, int]:
         """Flops once per binding or call, and per sample."""
         once = sum(s.flops for s in self.steps if not s.out.rows)
