@@ -31,7 +31,7 @@ class NumpyBackend:
         self.xp = Extended(np, erf=lambda x: erf(np, x), erfc=lambda x: erfc(np, x))
 
     def owns(self, array: Any) -> bool:
-        return isinstance(array, np.ndarray)
+        return isinstance(array, (np.ndarray, np.floating))
 
     def dtype_name(self, array: Any) -> str:
         return str(array.dtype)

@@ -1,5 +1,7 @@
 """Exact values, gradients and Hessians of trained networks, on the arrays you already use."""
 
+from typing import TYPE_CHECKING, Any
+
 from hessarray.activations import ACTIVATIONS, activation, register_activation
 from hessarray.errors import (
     BackendError,
@@ -24,6 +26,15 @@ from hessarray.layers import (
 from hessarray.load import from_torch, load, save
 from hessarray.networks import Network, fully_connected, icnn, resnet
 
+if TYPE_CHECKING:  # loaded when asked for, below
+    from hessarray.check import (
+        check_derivatives,
+        check_directions,
+        check_finite_differences,
+        check_laplacian,
+        check_parameters,
+    )
+
 
 __all__ = [
     "ACTIVATIONS",
@@ -46,6 +57,11 @@ __all__ = [
     "TraceError",
     "UnknownActivationError",
     "activation",
+    "check_derivatives",
+    "check_directions",
+    "check_finite_differences",
+    "check_laplacian",
+    "check_parameters",
     "from_torch",
     "fully_connected",
     "icnn",
@@ -56,9 +72,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> str:
-    if name == "__version__":  # read when asked for: importlib.metadata takes its time
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
         from importlib.metadata import version
 
         return version("hessarray")
+    if name.startswith("check_") and name in __all__:
+        import hessarray.check
+
+        return getattr(hessarray.check, name)
     raise AttributeError(f"module 'hessarray' has no attribute '{name}'")

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -28,9 +28,10 @@ from hessarray.errors import (
 )
 from hessarray.graph.array import TracedArray
 from hessarray.graph.trace import Graph, inline, trace
-from hessarray.plan.derive import Bracket, derive
-from hessarray.plan.plan import Plan, make_plan
 from hessarray.plan.want import Want
+
+if TYPE_CHECKING:  # the planner is loaded with the first plan, not with `import hessarray`
+    from hessarray.plan.plan import Plan
 
 __all__ = ["Derivatives", "Function"]
 
@@ -450,6 +451,8 @@ class Function:
 
     def _plan(self, want: Want, n: int) -> Plan:
         """The cached plan for this signature and this magnitude of n."""
+        from hessarray.plan.plan import make_plan
+
         graph = self.graph()
         bucket = 0 if n <= 1 else round(math.log10(n))
         key = (want, bucket)
@@ -585,7 +588,7 @@ class Function:
             )
         builder = next(a.builder for a in x if isinstance(a, TracedArray))
         graph = self.graph()
-        _, nodes = derive(graph, want, Bracket())
+        nodes = _derived_nodes(graph, want)
         params = {k: _plain(v) for k, v in self._parameters().items()}
         found = {}
         for name, node in nodes.items():
@@ -751,12 +754,19 @@ class _DerivedFunction(Function):
         graph = self._parent.graph()
         second = _SECOND.get(self._name)
         want = Want(value=False, gradient=self._name == "gradient", second=second)
-        _, nodes = derive(graph, want, Bracket())
+        nodes = _derived_nodes(graph, want)
         ((name, node),) = nodes.items()
         builder = next(a.builder for a in inputs if isinstance(a, TracedArray))
         flat = inline(graph, node, builder, inputs, params)
         shaped = self._parent._shaped(name, flat, (), want, flat.__array_namespace__())
         return _joined(shaped)
+
+
+def _derived_nodes(graph: Graph, want: Want) -> dict[str, Any]:
+    """The wanted derivatives as nodes of one sample."""
+    from hessarray.plan.derive import Bracket, derive
+
+    return derive(graph, want, Bracket())[1]
 
 
 def _joined(shaped: Any) -> Any:

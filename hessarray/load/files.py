@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import tempfile
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +60,9 @@ def load(
     UserWarning
         A tensor holds NaN or infinity; names the tensor.
     """
+    import json
+    import warnings
+
     path = Path(path)
     readers: dict[str, Callable[[Path, int], tuple[Arrays, str | None]]] = {
         ".npz": _read_npz,
@@ -98,6 +97,9 @@ def save(function: Function, path: str | os.PathLike[str]) -> None:
     LoadError
         Unknown file type, or a layer or activation that a file cannot name.
     """
+    import json
+    import tempfile
+
     path = Path(path)
     if path.suffix not in (".npz", ".safetensors"):
         raise LoadError(f"{path}: unknown file type '{path.suffix}': use .npz or .safetensors")
@@ -156,6 +158,8 @@ def _check_sizes(path: Path, sizes: Mapping[str, tuple[str, tuple[int, ...]]], l
 
 
 def _read_npz(path: Path, limit: int) -> tuple[Arrays, str | None]:
+    import zipfile
+
     try:
         with zipfile.ZipFile(path) as archive:
             sizes: dict[str, tuple[str, tuple[int, ...]]] = {}
