@@ -57,7 +57,7 @@ class JaxBackend:
         return self.asarray(array, dtype, device)
 
     def compile(self, program: Any, source: str, layout: Any) -> Executable:
-        return FunctionalExecutable(self.xp, source)
+        return _JaxExecutable(self.xp, source)
 
     def chunk(self, n: int, bytes_per_sample: int, limit: int | None, traced: bool) -> int:
         if traced and limit is None:
@@ -66,3 +66,12 @@ class JaxBackend:
 
     def synchronize(self) -> None:
         return None
+
+
+class _JaxExecutable(FunctionalExecutable):
+    """The program under jit: XLA would else compile every operation by itself."""
+
+    def __init__(self, xp: Any, source: str) -> None:
+        super().__init__(xp, source)
+        for name, static in (("_bind", (0,)), ("_seed", (0,)), ("_run", (0, 2))):
+            setattr(self, name, jax.jit(getattr(self, name), static_argnums=static))

@@ -19,7 +19,7 @@ __all__ = ["NumpyBackend"]
 
 # Intermediates of one chunk: large enough that the interpreter lock is rarely asked for, small enough
 # to stay in the last-level cache (docs/performance.md has the measurement).
-_CACHE_BYTES = 4 << 20
+_CACHE_BYTES = 2 << 20
 
 
 class NumpyBackend:
@@ -97,6 +97,8 @@ class _NumpyExecutable:
         out = {k: np.empty((n, *shape), dtype) for k, shape in self.shapes.items()}
         if run.chunk >= n:
             self._piece(b, n, inputs, out, dtype)
+            if run.progress is not None:
+                run.progress(n)
         else:
             self._pieces(b, inputs, out, dtype, run)
         return tuple(out.values())

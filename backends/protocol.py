@@ -99,7 +99,10 @@ class FunctionalExecutable:
     ) -> tuple[Any, ...]:
         b = self._seed(self.xp, bound, seeds)
         if run.chunk >= run.n:
-            return tuple(self._run(self.xp, b, run.n, inputs, inputs))
+            whole = tuple(self._run(self.xp, b, run.n, inputs, inputs))
+            if run.progress is not None:
+                run.progress(run.n)
+            return whole
         parts = []
         for start in range(0, run.n, run.chunk):
             stop = min(start + run.chunk, run.n)

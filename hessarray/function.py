@@ -6,7 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -160,9 +160,9 @@ class Function:
         return self._replaced
 
     def _replace(self, arrays: Mapping[str, Any]) -> None:
-        assert self._store is not None
-        self._store = {**self._store, **arrays}
-        self._replaced += 1
+        if self._store is not None:
+            self._store = {**self._store, **arrays}
+            self._replaced += 1
 
     def _apply(self, inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
         """The forward code on traced inputs, with these parameters."""
@@ -647,7 +647,11 @@ class Function:
             right=right,
             forward=forward_mode,
         )
-        return self._plan(spec, n)
+        plan = self._plan(spec, n)
+        backend = backend_named(self._pinned[0] if self._pinned else "numpy")
+        assert backend is not None
+        run = self._run(plan, n, 8, None, None, None, backend, False)
+        return replace(plan, n=n, chunk=run.chunk)
 
     # ---- parameters --------------------------------------------------------------------------
 

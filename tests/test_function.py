@@ -526,6 +526,19 @@ def test_parameter_vector_round_trip():
         net.load_parameter_vector(theta[1:])
 
 
+def test_a_function_without_parameters():
+    f, x = ha.Function(cubic, in_shape=(3,)), normal(49, 4, 3)
+    assert f.parameters() == {}
+    assert f.parameter_vector().shape == (0,)
+    want = f.hessian(x)
+    f.load_parameters({})
+    f.load_parameter_vector(np.zeros(0))
+    f.to("numpy")
+    np.testing.assert_array_equal(f.hessian(x), want)
+    with pytest.raises(ha.BackendError, match="jax"):
+        f.hessian(jnp.asarray(x))
+
+
 def test_seed_and_dtype_of_a_network():
     def make(**options):
         return ha.Network(ha.Dense(3, 4, act="tanh"), ha.Dense(4, 1), **options)

@@ -71,6 +71,10 @@ def check_parameters(
             terms += [] if part is None else _leaves(part)
         return 0.5 * sum((a * a).sum() for a in terms)
 
+    if array_api_compat.is_jax_array(probe.like[0]):
+        import jax
+
+        phi = jax.jit(phi)  # which is called for each step
     theta = {k: probe.to_library(a) for k, a in start.items()}
     slopes = _autodiff(probe.like[0], phi, theta)
     rng = np.random.default_rng(seed)

@@ -149,8 +149,10 @@ class Comparison:
 
     def __str__(self) -> str:
         verdict = "PASSED!" if self.passed else "FAILED."
+        note = f" ({self.skipped} entries at a kink left out)" if self.skipped else ""
         return (
-            f"{self.name}: relative error {self.error:.2e}, at most {self.tolerance:.0e} {verdict}"
+            f"{self.name}: relative error {self.error:.2e}, "
+            f"at most {self.tolerance:.0e} {verdict}{note}"
         )
 
 

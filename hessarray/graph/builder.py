@@ -44,6 +44,8 @@ class Builder:
 
     def __init__(self, base: Builder | None = None) -> None:
         self._table: dict[Any, Node] = dict(base._table) if base is not None else {}
+        # What a node is in the mathematics ("J", "G"), for the names in the printed program.
+        self.hints: dict[int, str] = dict(base.hints) if base is not None else {}
 
     def make(self, op: Op, args: tuple[Node, ...], shape: Shape, truth: bool = False) -> Node:
         key = (op, tuple(id(a) for a in args), shape)

@@ -40,7 +40,7 @@ def build(spec: Spec) -> Any:
     return layer(*sizes, act=act, bias=bias)
 
 
-class Evaluated(nn.Module):
+class Evaluated(nn.Module):  # type: ignore[misc]
     """What layers and networks share: forward, the later backward, and the engine behind them."""
 
     ctx: tuple[Tensor, ...] | None = None
@@ -54,16 +54,16 @@ class Evaluated(nn.Module):
         """Number of output features."""
         raise NotImplementedError(f"{type(self).__name__} must define dim_output")
 
-    def spec(self) -> Spec | None:
+    def _spec(self) -> Spec | None:
         """What ``build`` needs; None where a part is torch code of the user."""
         return None
 
-    def engine_parameters(self) -> dict[str, Tensor]:
+    def _engine_parameters(self) -> dict[str, Tensor]:
         """The parameters under the names that the twin has for them."""
         raise NotImplementedError
 
-    def by_parts(self, u: Tensor, order: int) -> Triple:
-        """(f, J, H) with respect to u, by torch code, where ``spec`` is None."""
+    def _by_parts(self, u: Tensor, order: int) -> Triple:
+        """(f, J, H) with respect to u, by torch code, where ``_spec`` is None."""
         raise NotImplementedError(
             f"{type(self).__name__} defines neither forward nor an engine description"
         )
@@ -72,9 +72,9 @@ class Evaluated(nn.Module):
         # Copies and pickles make their own twin, and forget the last evaluation.
         return {k: v for k, v in self.__dict__.items() if k not in ("ctx", "_twin")}
 
-    def twin(self) -> Network | None:
+    def _network(self) -> Network | None:
         """The network of hessarray with this architecture, or None."""
-        spec = self.spec()
+        spec = self._spec()
         if spec is None:
             return None
         if self._twin is None or self._twin[0] != spec:
@@ -84,7 +84,7 @@ class Evaluated(nn.Module):
 
     # ---- derivatives with respect to the module's own input ------------------------------------
 
-    def plain(
+    def _plain(
         self,
         u: Tensor,
         gradient: bool,
@@ -94,11 +94,11 @@ class Evaluated(nn.Module):
         v: Tensor | None,
     ) -> Triple:
         """(f, df, d2f) with nothing before and nothing behind."""
-        twin = self.twin()
+        twin = self._network()
         if twin is None:
-            f, J, H = self.by_parts(u, 2 if hessian or laplacian else int(gradient))
+            f, J, H = self._by_parts(u, 2 if hessian or laplacian else int(gradient))
             return _directed(f, J, H, gradient, hessian, laplacian, forward_mode, v)
-        parameters = self.engine_parameters()
+        parameters = self._engine_parameters()
         if not isinstance(self, nn.Sequential):
             parameters = {f"0.{k}": p for k, p in parameters.items()}
         f, df, d2f = twin.derivatives(
@@ -112,7 +112,7 @@ class Evaluated(nn.Module):
         )
         return f, df, d2f
 
-    def evaluate(
+    def _evaluate(
         self,
         u: Tensor,
         do_gradient: bool,
@@ -134,16 +134,16 @@ class Evaluated(nn.Module):
         elif forward_mode is not True:
             self.ctx = (u,)
             if forward_mode is None:
-                return self.plain(u, False, False, False, None, None)
+                return self._plain(u, False, False, False, None, None)
         if not (gradient or laplacian):
-            return self.plain(u, False, False, False, None, None)
+            return self._plain(u, False, False, False, None, None)
         if dudx is None:
             if d2ud2x is not None:
                 raise ValueError("d2ud2x is given without dudx: pass both")
-            return self.plain(u, gradient, do_Hessian, laplacian, forward_mode, v)
+            return self._plain(u, gradient, do_Hessian, laplacian, forward_mode, v)
         if v is not None:
             raise ValueError("v and dudx are both given: pass v @ dudx and v d2ud2x v^T instead")
-        f, J, H = self.plain(u, True, do_Hessian or laplacian, False, None, None)
+        f, J, H = self._plain(u, True, do_Hessian or laplacian, False, None, None)
         return (f, *push_forward(J, H, dudx, d2ud2x, gradient, laplacian))
 
     def _side(self, v: Tensor) -> bool:
@@ -183,10 +183,10 @@ class Evaluated(nn.Module):
             )
         (u,) = self.ctx
         if dgdf is None:
-            _, J, H = self.plain(u, True, do_Hessian, False, False, v)
+            _, J, H = self._plain(u, True, do_Hessian, False, False, v)
             assert J is not None
             return J, H
-        _, J, H = self.plain(u, True, do_Hessian, False, None, None)
+        _, J, H = self._plain(u, True, do_Hessian, False, None, None)
         assert J is not None
         gradient = J @ dgdf
         hessian = None
@@ -207,7 +207,7 @@ def fused(module: nn.Module) -> Spec | None:
     if not isinstance(module, Evaluated) or not own.__module__.startswith(__package__):
         return None
     hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    return None if hooked else module.spec()
+    return None if hooked else module._spec()
 
 
 def push_forward(

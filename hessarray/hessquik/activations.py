@@ -28,7 +28,7 @@ __all__ = [
 Spec = tuple[str, tuple[tuple[str, float], ...]]
 
 
-class hessQuikActivationFunction(nn.Module):
+class hessQuikActivationFunction(nn.Module):  # type: ignore[misc]
     """Base class: a subclass computes (sigma, sigma', sigma'') in ``forward``.
 
     It may instead leave the derivatives to ``compute_derivatives``, called with what ``forward``
@@ -72,7 +72,7 @@ class hessQuikActivationFunction(nn.Module):
         """(sigma', sigma'') from the contents of ``ctx``."""
         raise NotImplementedError(f"{type(self).__name__} must define compute_derivatives")
 
-    def spec(self) -> Spec | None:
+    def _spec(self) -> Spec | None:
         """Name and parameters in hessarray's table; None for code that only torch can run."""
         return None
 
@@ -80,17 +80,17 @@ class hessQuikActivationFunction(nn.Module):
 class _Tabled(hessQuikActivationFunction):
     """An activation of hessarray's table."""
 
-    name = ""
+    table_name = ""
 
-    def spec(self) -> Spec | None:
+    def _spec(self) -> Spec | None:
         own = type(self)
         changed = (
             own.forward is not _Tabled.forward
             or own.compute_derivatives is not _Tabled.compute_derivatives
         )
-        return None if changed else (self.name, self.parameters_of_name())
+        return None if changed else (self.table_name, self._options())
 
-    def parameters_of_name(self) -> tuple[tuple[str, float], ...]:
+    def _options(self) -> tuple[tuple[str, float], ...]:
         """The parameters that the table's entry takes."""
         return ()
 
@@ -117,7 +117,7 @@ class _Tabled(hessQuikActivationFunction):
 
     def _evaluate(self, x: Tensor, gradient: bool, hessian: bool) -> tuple[Any, Any, Any]:
         # One entry is one sample of a function of one variable.
-        function = elementwise((self.name, self.parameters_of_name()))
+        function = elementwise((self.table_name, self._options()))
         found = function.derivatives(x.reshape(-1, 1), do_gradient=gradient, do_Hessian=hessian)
         sigma, first, second = (None if a is None else a.reshape(x.shape) for a in found)
         return sigma, first, second
@@ -140,31 +140,31 @@ class antiTanhActivation(_Tabled):
     tensor([0.])
     """
 
-    name = "antitanh"
+    table_name = "antitanh"
 
 
 class identityActivation(_Tabled):
     """x."""
 
-    name = "identity"
+    table_name = "identity"
 
 
 class quadraticActivation(_Tabled):
     """x^2 / 2."""
 
-    name = "quadratic"
+    table_name = "quadratic"
 
 
 class tanhActivation(_Tabled):
     """tanh x."""
 
-    name = "tanh"
+    table_name = "tanh"
 
 
 class sigmoidActivation(_Tabled):
     """1 / (1 + exp(-x))."""
 
-    name = "sigmoid"
+    table_name = "sigmoid"
 
 
 class softplusActivation(_Tabled):
@@ -178,14 +178,14 @@ class softplusActivation(_Tabled):
         As hessQuik has it: beyond, sigma is x or its tiny tail, sigma' 1 or 0, sigma'' 0.
     """
 
-    name = "softplus"
+    table_name = "softplus"
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         super().__init__()
         self.beta = beta
         self.threshold = threshold
 
-    def parameters_of_name(self) -> tuple[tuple[str, float], ...]:
+    def _options(self) -> tuple[tuple[str, float], ...]:
         return ("beta", float(self.beta)), ("threshold", float(self.threshold))
 
     def extra_repr(self) -> str:

@@ -70,7 +70,7 @@ class hessQuikLayer(Evaluated):
         tuple
             f (n, out), df (n, d, out), d2f (n, d, d, out) or Laplacian (n, 1, out).
         """
-        return self.evaluate(
+        return self._evaluate(
             u, do_gradient, do_Hessian, do_Laplacian, forward_mode, dudx, d2ud2x, v
         )
 
@@ -81,29 +81,29 @@ def _uniform(parameter: Tensor, features: int) -> None:
 
 
 class _Activated(hessQuikLayer):
-    """A layer of the form act(u M + b): with the user's activation, torch carries the chain rule."""
+    """A layer of the form act(u M + b); an activation of the user's stays torch code."""
 
     act: hessQuikActivationFunction
     b: nn.Parameter | None
 
-    def weights(self) -> Tensor:
+    def _weights(self) -> Tensor:
         """M (in, features)."""
         raise NotImplementedError
 
-    def engine_parameters(self) -> dict[str, Tensor]:
+    def _engine_parameters(self) -> dict[str, Tensor]:
         found = {k: getattr(self, k, None) for k in ("K", "L", "b")}
         return {k: p for k, p in found.items() if p is not None}
 
-    def activated(self, u: Tensor, order: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _activated(self, u: Tensor, order: int) -> tuple[Tensor, Tensor, Tensor]:
         """act(u M + b) with gradient and Hessian in u."""
-        M = self.weights()
+        M = self._weights()
         z = u @ M if self.b is None else u @ M + self.b
         f, first, second = sigma_and_derivatives(self.act, z, order)
         H = torch.einsum("...i,ai,bi->...abi", second, M, M) if order > 1 else u.new_zeros(())
         return f, first.unsqueeze(-2) * M, H
 
-    def by_parts(self, u: Tensor, order: int) -> Triple:
-        return self.activated(u, order)
+    def _by_parts(self, u: Tensor, order: int) -> Triple:
+        return self._activated(u, order)
 
 
 class singleLayer(_Activated):
@@ -157,16 +157,18 @@ class singleLayer(_Activated):
             _uniform(self.b, self.out_features)
 
     def dim_input(self) -> int:
+        """Number of input features."""
         return self.in_features
 
     def dim_output(self) -> int:
+        """Number of output features."""
         return self.out_features
 
-    def weights(self) -> Tensor:
+    def _weights(self) -> Tensor:
         return self.K
 
-    def spec(self) -> Spec | None:
-        act = self.act.spec()
+    def _spec(self) -> Spec | None:
+        act = self.act._spec()
         bias = self.b is not None
         return act and ("single", self.in_features, self.out_features, act, bias)
 
@@ -203,19 +205,21 @@ class resnetLayer(hessQuikLayer):
         self.layer = singleLayer(width, width, act=act, bias=bias, device=device, dtype=dtype)
 
     def dim_input(self) -> int:
+        """Number of input features."""
         return self.width
 
     def dim_output(self) -> int:
+        """Number of output features."""
         return self.width
 
-    def engine_parameters(self) -> dict[str, Tensor]:
-        return self.layer.engine_parameters()
+    def _engine_parameters(self) -> dict[str, Tensor]:
+        return self.layer._engine_parameters()
 
-    def spec(self) -> Spec | None:
+    def _spec(self) -> Spec | None:
         inner = fused(self.layer)
         return inner and ("resnet", self.width, float(self.h), *inner[3:])
 
-    def by_parts(self, u: Tensor, order: int) -> Triple:
+    def _by_parts(self, u: Tensor, order: int) -> Triple:
         f, J, H = self.layer(u, do_gradient=order > 0, do_Hessian=order > 1)
         if J is not None:
             J = torch.eye(self.width, dtype=J.dtype, device=J.device) + self.h * J
@@ -284,23 +288,25 @@ class ICNNLayer(_Activated):
             _uniform(self.b, self.out_features)
 
     def dim_input(self) -> int:
+        """Number of input features."""
         return self.input_dim + (self.in_features or 0)
 
     def dim_output(self) -> int:
+        """Number of output features."""
         return self.out_features + self.input_dim
 
-    def weights(self) -> Tensor:
+    def _weights(self) -> Tensor:
         return self.K if self.L is None else torch.cat((self.nonneg(self.L), self.K))
 
-    def spec(self) -> Spec | None:
-        act = self.act.spec()
+    def _spec(self) -> Spec | None:
+        act = self.act._spec()
         if act is None or self.nonneg is not nn.functional.softplus:
             return None
         sizes = (self.input_dim, self.in_features, self.out_features)
         return ("icnn", *sizes, act, self.b is not None)
 
-    def by_parts(self, u: Tensor, order: int) -> Triple:
-        f, J, H = self.activated(u, order)
+    def _by_parts(self, u: Tensor, order: int) -> Triple:
+        f, J, H = self._activated(u, order)
         d = self.input_dim
         passed = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)[:, -d:]
         J = torch.cat((J, passed.expand(*J.shape[:-1], d)), dim=-1)
@@ -339,15 +345,17 @@ class quadraticLayer(hessQuikLayer):
         _uniform(self.A, self.in_features)
 
     def dim_input(self) -> int:
+        """Number of input features."""
         return self.in_features
 
     def dim_output(self) -> int:
+        """Number of output features."""
         return 1
 
-    def engine_parameters(self) -> dict[str, Tensor]:
+    def _engine_parameters(self) -> dict[str, Tensor]:
         return {"v": self.v, "A": self.A, "mu": self.mu}
 
-    def spec(self) -> Spec | None:
+    def _spec(self) -> Spec | None:
         return "quadratic", self.in_features, self.rank
 
 
@@ -399,14 +407,16 @@ class quadraticICNNLayer(hessQuikLayer):
         _uniform(self.A, self.input_dim)
 
     def dim_input(self) -> int:
+        """Number of input features."""
         return self.input_dim + (self.in_features or 0)
 
     def dim_output(self) -> int:
+        """Number of output features."""
         return 1
 
-    def engine_parameters(self) -> dict[str, Tensor]:
+    def _engine_parameters(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {} if self.w is None else {"w": self.w}
         return {**found, "v": self.v, "A": self.A, "mu": self.mu}
 
-    def spec(self) -> Spec | None:
+    def _spec(self) -> Spec | None:
         return "quadratic_icnn", self.input_dim, self.in_features, self.rank

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 
-class NN(nn.Sequential, Evaluated):
+class NN(nn.Sequential, Evaluated):  # type: ignore[misc]
     """Layers, and networks of layers, one after another.
 
     Parameters
@@ -39,7 +40,7 @@ class NN(nn.Sequential, Evaluated):
     """
 
     def __init__(self, *args: Any) -> None:
-        for i, (a, b) in enumerate(zip(args, args[1:], strict=False)):
+        for i, (a, b) in enumerate(pairwise(args)):
             if a.dim_output() != b.dim_input():
                 raise ShapeError(
                     f"incompatible composition for block {i} to block {i + 1}: "
@@ -49,27 +50,29 @@ class NN(nn.Sequential, Evaluated):
         super().__init__(*args)
 
     def dim_input(self) -> int:
+        """Number of input features."""
         return int(self[0].dim_input())
 
     def dim_output(self) -> int:
+        """Number of output features."""
         return int(self[-1].dim_output())
 
-    def spec(self) -> Spec | None:
+    def _spec(self) -> Spec | None:
         parts = [fused(module) for module in self]
         return None if None in parts else ("network", *parts)
 
-    def engine_parameters(self) -> dict[str, Tensor]:
+    def _engine_parameters(self) -> dict[str, Tensor]:
         return {
             f"{i}.{k}": p
             for i, module in enumerate(self)
-            for k, p in module.engine_parameters().items()
+            for k, p in module._engine_parameters().items()
         }
 
-    def by_parts(self, u: Tensor, order: int) -> Triple:
+    def _by_parts(self, u: Tensor, order: int) -> Triple:
         """One module after another, each continuing the derivatives of those before."""
         f, J, H = u, None, None
         for module in self:
-            more = {} if J is None else {"dudx": J, "d2ud2x": H}
+            more: dict[str, Any] = {} if J is None else {"dudx": J, "d2ud2x": H}
             f, J, H = module(f, do_gradient=order > 0, do_Hessian=order > 1, **more)
         return f, J, H
 
@@ -117,7 +120,7 @@ class NN(nn.Sequential, Evaluated):
         mode = kwargs.pop("forward_mode", LEFT_OUT)
         if kwargs:
             raise TypeError(f"unknown option {next(iter(kwargs))!r}: only forward_mode is taken")
-        return self.evaluate(x, do_gradient, do_Hessian, do_Laplacian, mode, dudx, d2ud2x, v)
+        return self._evaluate(x, do_gradient, do_Hessian, do_Laplacian, mode, dudx, d2ud2x, v)
 
 
 def _copies(act: hessQuikActivationFunction | None, count: int) -> list[Any]:
@@ -213,7 +216,7 @@ class ICNN(NN):
         )
 
 
-class NNPytorchAD(nn.Module):
+class NNPytorchAD(nn.Module):  # type: ignore[misc]
     """Derivatives by loops of ``torch.autograd.grad``, to compare with.
 
     Parameters
@@ -234,7 +237,7 @@ class NNPytorchAD(nn.Module):
         return f, df, d2f
 
 
-class NNPytorchHessian(nn.Module):
+class NNPytorchHessian(nn.Module):  # type: ignore[misc]
     """Derivatives by ``torch.autograd.functional.hessian``, to compare with; one output.
 
     Parameters

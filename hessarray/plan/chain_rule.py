@@ -70,6 +70,7 @@ class ChainRule:
                 j = self._push(node, [sweep.get(id(a)) for a in node.args], rank)
                 if j is not None:
                     sweep[id(node)] = j
+                    self.builder.hints.setdefault(id(j), "J" if rank else "T")
         return sweep
 
     def reverse(
@@ -87,6 +88,7 @@ class ChainRule:
             if found:
                 g = self.builder.add([(1.0, t) for t in found])
                 sweep[id(node)] = g
+                self.builder.hints.setdefault(id(g), "G")
                 for arg, t in self._pull(node, g, rank):
                     terms.setdefault(id(arg), []).append(t)
             for arg, t in inject(node) if inject else ():
@@ -100,7 +102,10 @@ class ChainRule:
         key = (id(node), order)
         if key not in self._local:
             assert isinstance(node.op, Elementwise)
-            self._local[key] = derivative_node(self.builder, node.op.function, order, node.args[0])
+            found = derivative_node(self.builder, node.op.function, order, node.args[0])
+            if isinstance(found, Node):
+                self.builder.hints.setdefault(id(found), f"s{order}_")
+            self._local[key] = found
         return self._local[key]
 
     def _scaled(self, factor: Node | float, node: Node, rank: int) -> Node:
@@ -267,7 +272,8 @@ class ChainRule:
                 terms, args = list(inputs), list(node.args)
                 terms[p], terms[q], args[p], args[q] = one + terms[p], two + terms[q], jp, jq
                 terms, args, output = self._close(terms, args, g, m, result, out_ab)
-                found.append(b.einsum(terms, output, args, op.scale * (2.0 if one == two else 1.0)))
+                factor = 2.0 if one == two else 1.0
+                found.append(b.einsum(terms, output, args, op.scale * factor))
         return found
 
     @staticmethod

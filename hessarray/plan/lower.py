@@ -46,7 +46,7 @@ def lower(builder: Builder, outputs: dict[str, Node], n: int) -> Program:
     """The program for these outputs; ``n`` weighs the batch axis when paths are chosen."""
     nodes = _expand(builder, list(outputs.values()))
     nodes = _fuse(builder, nodes)
-    lowering = _Lowering(n)
+    lowering = _Lowering(n, builder.hints)
     values = {k: lowering.result(node) for k, node in zip(outputs, nodes, strict=True)}
     return _live(lowering, values)
 
@@ -84,7 +84,13 @@ def _expand(builder: Builder, outputs: list[Node]) -> list[Node]:
 
     for node in topological(outputs):
         new[id(node)] = rebuild(node)
+        _carry_hint(builder, node, new[id(node)])
     return [new[id(o)] for o in outputs]
+
+
+def _carry_hint(builder: Builder, old: Node, new: Node) -> None:
+    if id(old) in builder.hints:
+        builder.hints.setdefault(id(new), builder.hints[id(old)])
 
 
 def _fuse(builder: Builder, outputs: list[Node]) -> list[Node]:
@@ -101,6 +107,7 @@ def _fuse(builder: Builder, outputs: list[Node]) -> list[Node]:
             new[id(node)] = node
         else:
             new[id(node)] = builder.make(node.op, args, node.shape, node.truth)
+        _carry_hint(builder, node, new[id(node)])
     return [new[id(o)] for o in outputs]
 
 
@@ -138,8 +145,10 @@ def _merged(builder: Builder, node: Node, args: tuple[Node, ...], uses: Counter[
 class _Lowering:
     """Emits steps; every node becomes one value."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, hints: dict[int, str]) -> None:
         self.n = n
+        self.hints = hints
+        self.hint = "t"  # names of what is emitted now start with it
         self.steps: list[Step] = []
         self.values: dict[int, Value] = {}
         self.constants: dict[str, Any] = {}
@@ -172,7 +181,7 @@ class _Lowering:
             (a.stage for a in args if isinstance(a, Value)), default=attributes.get("stage", 0)
         )
         stage = SAMPLE if rows else stage
-        value = Value(f"t{len(self.steps)}", rows, shape, stage, truth, contiguous)
+        value = Value(f"{self.hint}{len(self.steps)}", rows, shape, stage, truth, contiguous)
         self.steps.append(Step(op, value, tuple(args), attributes))
         self._seen[key] = value
         return value
@@ -222,6 +231,7 @@ class _Lowering:
     def finished(self, node: Node) -> Value:
         for item in topological([node]):
             if id(item) not in self.values:
+                self.hint = self.hints.get(id(item), "t")
                 self.values[id(item)] = self.lower_node(item)
         return self.values[id(node)]
 
@@ -550,7 +560,7 @@ def _flip(low: _Lowering, node: Node, op: Flip) -> Value:
 
 def _take(low: _Lowering, node: Node, op: Take) -> Value:
     v = low.arg(node, 0)
-    indices = low.constant(np.asarray(op.indices, dtype=np.int64))
+    indices = low.constant(np.asarray(op.indices, dtype=np.int32))
     return low.emit(
         "take", [v, indices], v.rows, node.shape, truth=v.truth, axis=op.axis + (v.rows > 0)
     )

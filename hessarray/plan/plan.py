@@ -42,6 +42,7 @@ class Plan:
     sites: int
     program: Program
     layout: Layout
+    chunk: int | None = None  # samples at a time, where it is known for which backend
     _compiled: dict[str, Executable] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -92,7 +93,7 @@ class Plan:
         run = numpy_source(self.program, self.layout, expression, literal, shape_text, names)
         return once_source(self.program) + "\n\n" + run
 
-    def describe(self, itemsize: int = 8, chunk: int | None = None) -> str:
+    def describe(self, itemsize: int = 8) -> str:
         """Sites, bracket, paths, flops and bytes, as text."""
         once, each = self.program.flops
         wanted = ", ".join(self.want.names())
@@ -107,9 +108,9 @@ class Plan:
             f"{self.entries_per_sample * itemsize:,} per sample of a chunk",
             f"  results          {self.result_entries * itemsize:,} bytes per sample",
         ]
-        if chunk is not None:
-            peak = (self.entries_once + self.entries_per_sample * chunk) * itemsize
-            lines.append(f"  chunk            {chunk:,} samples; peak {peak:,} bytes per thread")
+        if self.chunk is not None:
+            peak = (self.entries_once + self.entries_per_sample * self.chunk) * itemsize
+            lines.append(f"  chunk            {self.chunk:,} samples; peak {peak:,} bytes per thread")
         lines += [f"  path             {p}" for p in self.program.paths]
         return "\n".join(lines)
 

@@ -1,0 +1,204 @@
+"""Plans: which contractions they hold, what they cost, what memory they state, how they print."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+
+import numpy as np
+import pytest
+
+import hessarray as ha
+from hessarray.backends import backend_named
+from hessarray.plan.paths import contraction_path
+from hessarray.plan.plan import cost
+
+
+def mlp(d, width, depth, m, act="tanh"):
+    return ha.fully_connected([d, *[width] * depth, m], act=act, seed=1)
+
+
+def shapes(plan):
+    return [s.out.shape for s in plan.program.steps if s.out.rows]
+
+
+def test_no_block_of_width_cubed_in_the_sum_over_sites():
+    w = 64
+    plan = mlp(10, w, 4, 1).plan(1000)
+    assert plan.mode == "sum over sites"
+    assert max(math.prod(s) for s in shapes(plan)) < w * w
+
+
+def test_backward_mode_carries_blocks_of_the_layers_and_forward_mode_those_of_the_input():
+    d, w = 4, 16
+    net = mlp(d, w, 3, 1)
+    backward, forward = net.plan(100, forward_mode=False), net.plan(100, forward_mode=True)
+    assert max(math.prod(s) for s in shapes(backward)) >= w * w
+    assert (d, d, w) in shapes(forward) or (w, d, d) in shapes(forward)
+    assert "right" in backward.mode
+    assert "left" in forward.mode
+
+
+@pytest.mark.parametrize("n", [1, 100, 10_000])
+@pytest.mark.parametrize(("d", "w", "m"), [(1, 16, 8), (4, 16, 1), (64, 16, 1), (8, 4, 16), (256, 16, 2)])
+def test_the_automatic_bracket_is_never_dearer_than_either_mode(d, w, m, n):
+    net = mlp(d, w, 3, m)
+    automatic, forward, backward = (
+        cost(net.plan(n, forward_mode=mode).program, n) for mode in (None, True, False)
+    )
+    assert automatic <= min(forward, backward)
+
+
+def test_a_narrow_dominator_is_factored_out_of_a_wide_input():
+    net = ha.Network(
+        ha.Dense(512, 16, act="tanh"), ha.Residual(16, act="tanh"), ha.Residual(16, act="tanh"),
+        ha.Dense(16, 1), seed=0,
+    )  # fmt: skip
+    plan = net.plan(10)
+    assert "factored" in plan.mode or "right" in plan.mode
+    assert plan.flops < net.plan(10, forward_mode=True).flops
+
+
+def test_batch_free_operands_are_folded_once():
+    """J of the first layer and ai,bi->abi carry no n: they belong to the binding."""
+    d, w = 5, 8
+    plan = mlp(d, w, 2, 1).plan(1000)
+    once = [math.prod(s.out.shape) for s in plan.program.at(0)]
+    assert d * d * w in once
+
+
+def test_hvp_and_laplacian_hold_no_d_by_d_block():
+    d = 64
+    net = mlp(d, 16, 3, 1)
+    for want in ("hvp", "laplacian", "hessian_diagonal"):
+        assert max(math.prod(s) for s in shapes(net.plan(100, want))) < d * d
+
+
+def test_hvp_costs_a_few_gradients():
+    net = mlp(32, 64, 4, 1)
+    gradient, value, hvp = (net.plan(1000, w).program.flops[1] for w in ("gradient", "value", "hvp"))
+    assert hvp <= 4 * gradient
+    assert gradient <= 4 * value
+
+
+def test_a_value_needs_neither_jacobian_nor_adjoint():
+    names = [s.out.name for s in mlp(3, 8, 2, 1).plan(10, "value").program.steps]
+    assert not any(name.startswith(("J", "G")) for name in names)
+
+
+def test_plans_are_immutable_and_kept_per_signature_and_magnitude():
+    net = mlp(3, 8, 2, 1)
+    x = np.zeros((50, 3))
+    net.hessian(x)
+    kept = dict(net._plans)
+    net.hessian(x[:40])
+    assert net._plans == kept
+    net.hessian(np.zeros((5000, 3)))
+    assert len(net._plans) == len(kept) + 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        net.plan(10).n = 3
+
+
+def test_a_plan_does_not_depend_on_values():
+    net = mlp(3, 8, 2, 1)
+    before = net.plan(100).source
+    net.load_parameters({k: v * 2.0 for k, v in net.parameters().items()})
+    assert net.plan(100).source == before
+
+
+def test_the_printed_program_is_the_program():
+    """The source, run by itself, gives the result bit for bit."""
+    net = mlp(3, 8, 2, 2)
+    x = np.random.default_rng(0).standard_normal((7, 3))
+    plan = net.plan(7, "hessian")
+    scope = {}
+    exec(plan.source, scope)
+    constants = plan.program.constants
+    bound = scope["seed"](np, scope["bind"](np, net.parameters(), constants), {})
+    (result,) = scope["run"](np, bound, 7, {"x0": x}, {})
+    np.testing.assert_array_equal(result, net.hessian(x))
+
+
+def test_what_a_plan_prints():
+    text = str(mlp(3, 8, 2, 1).plan(1234))
+    for word in ("n = 1234", "curvature sites", "bracket", "flops", "bytes", "chunk", "path"):
+        assert word in text
+
+
+def test_stated_memory_is_the_memory_of_the_work_buffers():
+    net = mlp(6, 32, 3, 1)
+    plan = net.plan(500)
+    run = plan.compiled(backend_named("numpy"))
+    arena = np.empty(13 * plan.entries_per_sample)
+    views = run._workspace(run.xp, 13, arena)
+    assert all(np.shares_memory(v, arena) for v in views)
+    low = arena.__array_interface__["data"][0]
+    for v in views:
+        start = v.__array_interface__["data"][0]
+        assert low <= start < low + arena.nbytes
+
+
+def test_buffers_that_are_alive_together_do_not_overlap():
+    """Poison: every buffer is overwritten right after its last use, and the result stays."""
+    net = ha.Network(
+        ha.Dense(3, 9, act="gelu"), ha.Residual(9, h=0.5, act="softplus"), ha.Quadratic(9, 4), seed=0
+    )
+    x = np.random.default_rng(0).standard_normal((11, 3))
+    ours = net.value_gradient_hessian(x, threads=1)
+    import array_api_strict
+
+    functional = net.value_gradient_hessian(array_api_strict.asarray(x))
+    for a, b in zip(ours, functional, strict=True):
+        np.testing.assert_allclose(a, np.asarray(b), rtol=1e-13, atol=1e-14)
+
+
+def test_threads_share_one_plan_and_keep_their_own_buffers():
+    net = mlp(4, 16, 2, 1)
+    rng = np.random.default_rng(0)
+    xs = [rng.standard_normal((n, 4)) for n in (1, 3, 8, 200)]
+    expected = [net.hessian(x) for x in xs]
+    wrong = []
+
+    def work():
+        for _ in range(20):
+            for x, e in zip(xs, expected, strict=True):
+                if not np.allclose(net.hessian(x, threads=1), e, rtol=1e-12, atol=1e-14):
+                    wrong.append(x.shape)
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    assert not wrong
+
+
+def test_chunks_and_threads_do_not_change_the_result():
+    net = mlp(4, 16, 3, 2)
+    x = np.random.default_rng(0).standard_normal((1001, 4))
+    whole = net.value_gradient_hessian(x, threads=1)
+    seen = []
+    result = sum(a.nbytes for a in whole)
+    parts = net.value_gradient_hessian(
+        x, threads=3, memory_limit=result + 400_000, progress=seen.append
+    )
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-14)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1001
+
+
+def test_opt_einsum_orders_every_product():
+    """The path search is called with the batch index: folding wins for many samples, not for one."""
+    sizes = (("a", 10), ("b", 10), ("i", 64))
+    terms, output = ("ai", "bi", ".i"), ".ab"
+    many = contraction_path(terms, output, (*sizes, (".", 100_000)))
+    one = contraction_path(terms, output, (*sizes, (".", 1)))
+    assert many[0] == (0, 1)
+    assert one[0] != (0, 1)
+
+
+def test_unknown_wants_are_refused():
+    with pytest.raises(ValueError, match="hessian"):
+        mlp(2, 3, 1, 1).plan(10, want=("value", "curvature"))
