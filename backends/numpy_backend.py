@@ -1,10 +1,10 @@
-"""NumPy: in-place calls on planned buffers, chunks of samples in threads, BLAS at one thread each."""
+"""NumPy: in-place calls on planned buffers, chunks in threads, BLAS at one thread each."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
@@ -17,8 +17,8 @@ from hessarray.backends.protocol import Executable, Run, load_source
 
 __all__ = ["NumpyBackend"]
 
-# Intermediates of one chunk: large enough that the interpreter lock is rarely asked for, small enough
-# to stay in the last-level cache (docs/performance.md has the measurement).
+# Intermediates of one chunk: large enough that the interpreter lock is rarely asked for, small
+# enough to stay in the last-level cache (docs/performance.md has the measurement).
 _CACHE_BYTES = 2 << 20
 
 
@@ -118,10 +118,8 @@ class _NumpyExecutable:
             return stop - start
 
         done = 0
-        if run.threads == 1:
-            sizes = map(work, starts)
-        else:
-            sizes = _pool(run.threads, os.getpid()).map(work, starts)
+        each = map if run.threads == 1 else _pool(run.threads, os.getpid()).map
+        sizes: Iterable[int] = each(work, starts)
         with _controller().limit(limits=1, user_api="blas"):
             for size in sizes:
                 done += size
@@ -134,7 +132,7 @@ class _NumpyExecutable:
             self._run(self.xp, b, n, inputs, inputs, w, out)
 
     def _buffers(self, n: int, dtype: Any) -> Any:
-        """This thread's views for n samples: built once for the chunk and once for the remainder."""
+        """The views of one thread for n samples: made for the chunk and for the remainder."""
         cache = self._local.__dict__.setdefault("buffers", {})
         key = (n, dtype)
         if key not in cache:

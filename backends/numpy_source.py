@@ -30,7 +30,7 @@ def numpy_source(
     shape_text: Callable[[Any], str],
     carried: Sequence[str],
 ) -> str:
-    """``workspace`` lays views over an arena; ``run`` is the straight line that fills the results."""
+    """``workspace`` lays views over an arena; ``run`` fills the results in a straight line."""
     steps = program.at(2)
     outputs = program.outputs
     placed: set[str] = set()
@@ -47,9 +47,7 @@ def numpy_source(
                 views.append(out)
             else:
                 body.append(f"{out} = {expression(s)}")
-        elif s.op in ("input", "seed"):
-            body.append(f"{out} = {expression(s)}")
-        elif s.op == "batch":
+        elif s.op in ("input", "seed") or s.op == "batch":
             body.append(f"{out} = {expression(s)}")
         else:
             if out in layout.direct:

@@ -41,7 +41,7 @@ class Backend(Protocol):
     xp: Any  # array API namespace with erf, erfc and reciprocal
 
     def owns(self, array: Any) -> bool:
-        """Is this an array of the library?"""
+        """Whether this is an array of the library."""
 
     def dtype_name(self, array: Any) -> str:
         """'float64', 'float32', 'int64', ..."""

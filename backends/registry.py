@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from hessarray.backends.protocol import Backend
@@ -28,7 +28,7 @@ def known_backends() -> tuple[str, ...]:
     return tuple(k for k in _BACKENDS if k != "jaxlib")
 
 
-@lru_cache(maxsize=None)
+@cache
 def backend_named(name: str) -> Backend | None:
     """The backend of a library by its name, or None; imports that library."""
     found = _BACKENDS.get("jax" if name == "jaxlib" else name)

@@ -29,11 +29,11 @@ class DTypeError(HessarrayError, TypeError):
 
 
 class BackendError(HessarrayError, TypeError):
-    """An array belongs to a library that is unknown, or other than the one a network is pinned to."""
+    """An array's library is unknown, or other than the one a network is pinned to."""
 
 
 class TraceError(HessarrayError, TypeError):
-    """A function cannot be traced; the message names the call, the line, and what to write instead."""
+    """Code cannot be traced; the message names call and line, and what to write instead."""
 
 
 class TraceAttributeError(TraceError, AttributeError):

@@ -1,4 +1,4 @@
-"""A function with exact derivatives: array API code, its parameters, and everything to ask of it."""
+"""A function with exact derivatives: array API code, its parameters, and what to ask of it."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ class Function:
         return self._evaluate(x, want, options)["gradient"]
 
     def hessian(self, *x: Any, forward_mode: bool | None = None, **options: Any) -> Any:
-        """d2f_m/dx_a dx_b: ``(..., *in, *in, *out)``; nested tuples where there are several inputs."""
+        """d2f_m/dx_a dx_b: ``(..., *in, *in, *out)``; nested tuples for several inputs."""
         want = Want(value=False, second="hessian", forward=forward_mode)
         return self._evaluate(x, want, options)["hessian"]
 
@@ -251,7 +251,7 @@ class Function:
         ]
 
     def weighted_hessian(self, *x_and_lam: Any, **options: Any) -> Any:
-        """sum_m lam_m d2f_m/dx_a dx_b: ``(..., *in, *in)`` for lam ``(*out)`` or ``(..., *out)``."""
+        """sum_m lam_m d2f_m/dx_a dx_b, ``(..., *in, *in)``: lam ``(*out)`` or ``(..., *out)``."""
         *x, lam = x_and_lam
         want = Want(value=False, second="hessian", right=0)
         return self._evaluate(x, want, options, {"lam": lam})["hessian"]
@@ -300,7 +300,7 @@ class Function:
         d, m = sum(map(math.prod, self.in_shapes)), math.prod(self.out_shape)
         fits = [v.ndim == 2 and v.shape[1] == d, v.ndim == 2 and v.shape[0] == m]
         if fits[0] != fits[1]:
-            return fits[0]
+            return bool(fits[0])
         raise ShapeError(
             f"v has shape {tuple(v.shape)}: pass forward_mode=True with v (k, {d}), "
             f"or forward_mode=False with v ({m}, k)"
@@ -337,7 +337,7 @@ class Function:
         options: dict[str, Any],
         seeds: Mapping[str, Any] | None,
     ) -> _Job:
-        """Everything of an evaluation but the arithmetic: checks, plan, program, bound constants."""
+        """All of an evaluation but the arithmetic: checks, plan, program, bound constants."""
         limit, threads, progress, parameters = _options(options)
         backend, dtype, batch = self._check_inputs(x)
         xp = backend.xp
@@ -482,7 +482,8 @@ class Function:
             )
             raise MemoryLimitError(
                 f"{wanted} of {n} samples would take {result + least:,} bytes "
-                f"({result:,} for the result), the limit is {limit:,}: {less}, or raise memory_limit"
+                f"({result:,} for the result), the limit is {limit:,}: {less}, or raise "
+                "memory_limit"
             )
 
     def _run(
@@ -605,7 +606,7 @@ class Function:
         return self._derived("gradient")
 
     def hessian_function(self) -> Function:
-        """x -> Hessian, ``(*in, *in, *out)`` for one sample; its gradient holds third derivatives."""
+        """x -> Hessian, ``(*in, *in, *out)`` for one sample; its gradient is the third."""
         return self._derived("hessian")
 
     def hessian_diagonal_function(self) -> Function:
@@ -730,7 +731,7 @@ class Function:
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the parameters to ``path``: .npz, or .safetensors (needs the extra of that name)."""
+        """Write the parameters to ``path``: .npz, or .safetensors (needs that extra)."""
         from hessarray.load import save
 
         save(self, path)
@@ -858,7 +859,13 @@ def _progress(progress: Any, n: int) -> Callable[[int], None] | None:
         return None
     if callable(progress):
         return progress  # type: ignore[no-any-return]
-    from tqdm import tqdm
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise ImportError(
+            "progress=True draws its bar with tqdm: pip install 'hessarray[progress]', or pass a "
+            "function of the number of samples done"
+        ) from None
 
     bar = tqdm(total=n, unit="sample", unit_scale=True)
 

@@ -61,7 +61,7 @@ class Layer:
 
     def __init__(self, in_features: int, out_features: int) -> None:
         for name, width in (("in_features", in_features), ("out_features", out_features)):
-            if not isinstance(width, (int, np.integer)) or width < 1:
+            if not isinstance(width, (int, np.integer)) or width < 1:  # type: ignore[redundant-expr]
                 raise ShapeError(
                     f"{type(self).__name__}: {name}={width!r}, a positive integer is expected"
                 )
@@ -212,6 +212,7 @@ class Dense(_Drawn):
         return ranges
 
     def __call__(self, u: Any) -> Any:
+        """The layer's value for the features of one sample."""
         z = u @ self.K
         return self.act(z if self.b is None else z + self.b)
 
@@ -251,6 +252,7 @@ class Residual(_Drawn):
     _ranges = Dense._ranges
 
     def __call__(self, u: Any) -> Any:
+        """The layer's value for the features of one sample."""
         z = u @ self.K
         return u + self.h * self.act(z if self.b is None else z + self.b)
 
@@ -303,6 +305,7 @@ class InputConvex(_Drawn):
         return ranges
 
     def __call__(self, ux: Any) -> Any:
+        """The layer's value for the features [u, x] of one sample."""
         xp = ux.__array_namespace__()
         w = self.width_in or 0
         x = ux[w:]
@@ -347,6 +350,7 @@ class Quadratic(_Drawn):
         }
 
     def __call__(self, u: Any) -> Any:
+        """The layer's value for the features of one sample."""
         return _quadratic(u, self.A) + u @ self.v + self.mu
 
 
@@ -394,6 +398,7 @@ class InputConvexQuadratic(_Drawn):
         return ranges
 
     def __call__(self, ux: Any) -> Any:
+        """The layer's value for the features [u, x] of one sample."""
         split = self.width_in or 0
         x = ux[split:]
         f = _quadratic(x, self.A) + x @ self.v

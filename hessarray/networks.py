@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
 
 from hessarray.errors import ShapeError
-from hessarray.function import Derivatives, Function
+from hessarray.function import Function
 from hessarray.graph.array import TracedArray
 from hessarray.layers import (
     Activation,
@@ -69,7 +70,7 @@ class Network(Function):
                     f"layer {i} is {type(layer).__name__}: pass layers, such as Dense(3, 1); "
                     "wrap a plain function with hessarray.Function"
                 )
-        for i, (a, b) in enumerate(zip(layers, layers[1:], strict=False)):
+        for i, (a, b) in enumerate(pairwise(layers)):
             if a.out_features != b.in_features:
                 raise ShapeError(
                     f"layer {i + 1} ({type(b).__name__}) expects {b.in_features} features, "
@@ -179,9 +180,7 @@ def fully_connected(widths: Sequence[int], act: Activation = "softplus", **optio
     """
     if len(widths) < 2:
         raise ShapeError(f"widths={list(widths)}: expected two or more, such as [3, 16, 1]")
-    return Network(
-        *(Dense(a, b, act=act) for a, b in zip(widths, widths[1:], strict=False)), **options
-    )
+    return Network(*(Dense(a, b, act=act) for a, b in pairwise(widths)), **options)
 
 
 def resnet(
@@ -204,6 +203,6 @@ def icnn(
     if len(chain) < 2:
         raise ShapeError(f"widths={list(widths)}: expected one or more")
     return Network(
-        *(InputConvex(d, a, b, act=act) for a, b in zip(chain, chain[1:], strict=False)),  # type: ignore[arg-type]
+        *(InputConvex(d, a, b, act=act) for a, b in pairwise(chain)),  # type: ignore[arg-type]
         **options,
     )

@@ -120,9 +120,7 @@ def truth_of(name, dtype, n=4):
         shifted = x * (1.0 + step * normal(8, n, 3))
         both = jax_truth(in_jax(params), np.concatenate([x.astype(np.float64), shifted]))
         truth = type(both)(*(a[:n] for a in both))
-        conditions = [
-            np.abs(a[n:] - a[:n]).max() / (np.abs(a[:n]).max() * step) for a in both
-        ]
+        conditions = [np.abs(a[n:] - a[:n]).max() / (np.abs(a[:n]).max() * step) for a in both]
         tolerances = [64 * EPS[dtype] * max(1.0, c) for c in conditions]
         _CACHE[key] = f, x, truth, tolerances
     return _CACHE[key]
@@ -256,7 +254,9 @@ def test_new_parameters_are_seen(backend):
 def test_pinned_parameters(backend):
     net, x = tiny(), normal(15, 4, 3)
     want = net.hessian(x)
-    name = {"strict": "array_api_strict"}.get(backend.name.split("-")[0], backend.name.split("-")[0])
+    name = {"strict": "array_api_strict"}.get(
+        backend.name.split("-")[0], backend.name.split("-")[0]
+    )
     net.to(name, device=backend.device)
     got = net.hessian(backend.asarray(x))
     belongs(got.detach() if hasattr(got, "detach") else got, backend, "float64")

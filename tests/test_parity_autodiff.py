@@ -308,7 +308,10 @@ CODE = {
             xp.logical_and(x > -1.0, xp.logical_not(x >= 1.0)) | (x == 5.0), x**2, x
         ),
     ),
-    "operators on masks": (V, lambda xp, x: xp.where(~((x > 0.0) & (x < 1.0)) ^ (x > 2.0), x * x, x)),
+    "operators on masks": (
+        V,
+        lambda xp, x: xp.where(~((x > 0.0) & (x < 1.0)) ^ (x > 2.0), x * x, x),
+    ),
     "comparison functions": (
         V,
         lambda xp, x: xp.where(
@@ -388,9 +391,9 @@ CODE = {
     ),
     "attention": (
         (4, 3),
-        lambda xp, x: (
-            lambda w: (w / xp.sum(w, axis=-1, keepdims=True)) @ (x @ S)
-        )(xp.exp((x @ S) @ xp.matrix_transpose(x @ S.T) / math.sqrt(3.0))),
+        lambda xp, x: (lambda w: (w / xp.sum(w, axis=-1, keepdims=True)) @ (x @ S))(
+            xp.exp((x @ S) @ xp.matrix_transpose(x @ S.T) / math.sqrt(3.0))
+        ),
     ),
     "layer norm": (
         (4,),

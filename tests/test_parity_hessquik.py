@@ -121,9 +121,7 @@ LAYERS = {
     "single-wide_to_one": lambda: B.network(B.single(9, 1, "sigmoid")),
     "single-one_to_wide": lambda: B.network(B.single(1, 9, "softplus")),
     "resnet-width_one": lambda: B.network(B.resnet(1, 0.5, "tanh")),
-    **{
-        f"icnn_inner-{act}": lambda act=act: B.network(B.icnn(4, 5, 3, act)) for act in ACTIVATIONS
-    },
+    **{f"icnn_inner-{act}": lambda act=act: B.network(B.icnn(4, 5, 3, act)) for act in ACTIVATIONS},
     "icnn_inner-no_bias": lambda: B.network(B.icnn(2, 3, 1, "tanh", bias=False)),
     "quadratic_icnn": lambda: B.network(B.quadratic_icnn(3, 4, 2)),
     "quadratic_icnn-first": lambda: B.network(B.quadratic_icnn(4, None, 3)),

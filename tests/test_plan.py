@@ -41,7 +41,9 @@ def test_backward_mode_carries_blocks_of_the_layers_and_forward_mode_those_of_th
 
 
 @pytest.mark.parametrize("n", [1, 100, 10_000])
-@pytest.mark.parametrize(("d", "w", "m"), [(1, 16, 8), (4, 16, 1), (64, 16, 1), (8, 4, 16), (256, 16, 2)])
+@pytest.mark.parametrize(
+    ("d", "w", "m"), [(1, 16, 8), (4, 16, 1), (64, 16, 1), (8, 4, 16), (256, 16, 2)]
+)
 def test_the_automatic_bracket_is_never_dearer_than_either_mode(d, w, m, n):
     net = mlp(d, w, 3, m)
     automatic, forward, backward = (
@@ -77,7 +79,9 @@ def test_hvp_and_laplacian_hold_no_d_by_d_block():
 
 def test_hvp_costs_a_few_gradients():
     net = mlp(32, 64, 4, 1)
-    gradient, value, hvp = (net.plan(1000, w).program.flops[1] for w in ("gradient", "value", "hvp"))
+    gradient, value, hvp = (
+        net.plan(1000, w).program.flops[1] for w in ("gradient", "value", "hvp")
+    )
     assert hvp <= 4 * gradient
     assert gradient <= 4 * value
 
@@ -142,7 +146,10 @@ def test_stated_memory_is_the_memory_of_the_work_buffers():
 def test_buffers_that_are_alive_together_do_not_overlap():
     """Poison: every buffer is overwritten right after its last use, and the result stays."""
     net = ha.Network(
-        ha.Dense(3, 9, act="gelu"), ha.Residual(9, h=0.5, act="softplus"), ha.Quadratic(9, 4), seed=0
+        ha.Dense(3, 9, act="gelu"),
+        ha.Residual(9, h=0.5, act="softplus"),
+        ha.Quadratic(9, 4),
+        seed=0,
     )
     x = np.random.default_rng(0).standard_normal((11, 3))
     ours = net.value_gradient_hessian(x, threads=1)

@@ -106,7 +106,7 @@ class TracedArray:
     def __iter__(self) -> Iterator[TracedArray]:
         if not self.shape:
             raise TypeError("iteration over a 0-d array")
-        return (self[i] for i in range(self.shape[0]))
+        return (_method("getitem")(self, i) for i in range(self.shape[0]))
 
     def __len__(self) -> int:
         if not self.shape:

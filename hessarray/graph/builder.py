@@ -110,7 +110,7 @@ class Builder:
             for i, node in enumerate(nodes):
                 if not isinstance(node.op, Eye):
                     continue
-                keep, drop = terms[i]
+                keep, drop = terms[i][0], terms[i][1]
                 if drop in output:
                     keep, drop = drop, keep
                 others = terms[:i] + terms[i + 1 :]

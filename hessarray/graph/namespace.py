@@ -213,7 +213,7 @@ def positive(x: Any) -> TracedArray:
     return _wrap(_real(x), x.builder)
 
 
-def pow(a: Any, b: Any) -> TracedArray:
+def pow(a: Any, b: Any) -> Any:
     c = _scalar(b)
     if c is not None:
         return _apply(power(c), a)
@@ -262,11 +262,11 @@ abs, sign, floor, ceil, round, trunc = map(
 erf, erfc = map(_elementary, ["erf", "erfc"])
 
 
-def logaddexp(a: Any, b: Any) -> TracedArray:
+def logaddexp(a: Any, b: Any) -> Any:
     """log(exp(a) + exp(b)); both branches are the same smooth function, so is each derivative."""
     d = subtract(a, b)
 
-    def softplus_of_nonpositive(z: TracedArray) -> TracedArray:
+    def softplus_of_nonpositive(z: TracedArray) -> Any:
         return log1p(exp(z))
 
     return where(
@@ -276,8 +276,8 @@ def logaddexp(a: Any, b: Any) -> TracedArray:
     )
 
 
-def hypot(a: Any, b: Any) -> TracedArray:
-    """sqrt(a^2 + b^2), scaled by the frozen s = max(|a|, |b|): s hypot(a/s, b/s) holds for any s."""
+def hypot(a: Any, b: Any) -> Any:
+    """sqrt(a^2 + b^2) = s hypot(a/s, b/s) for any s; here s = max(|a|, |b|), held constant."""
     like = a if isinstance(a, TracedArray) else b
     a, b = _traced(a, like), _traced(b, like)
     largest = maximum(abs(a), abs(b))
@@ -285,7 +285,7 @@ def hypot(a: Any, b: Any) -> TracedArray:
     return multiply(s, sqrt(add(square(divide(a, s)), square(divide(b, s)))))
 
 
-def atan2(y: Any, x: Any) -> TracedArray:
+def atan2(y: Any, x: Any) -> Any:
     """The angle of (x, y): atan of the quotient that is at most one, plus a constant."""
     like = y if isinstance(y, TracedArray) else x
     y, x = _traced(y, like), _traced(x, like)
@@ -361,17 +361,17 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     return _wrap(builder.select(mask, x, y), builder)
 
 
-def maximum(a: Any, b: Any) -> TracedArray:
+def maximum(a: Any, b: Any) -> Any:
     """The larger; at a tie value and derivative are those of the first argument."""
     return where(greater_equal(a, b), a, b)
 
 
-def minimum(a: Any, b: Any) -> TracedArray:
+def minimum(a: Any, b: Any) -> Any:
     """The smaller; at a tie value and derivative are those of the first argument."""
     return where(less_equal(a, b), a, b)
 
 
-def clip(x: Any, min: Any = None, max: Any = None) -> TracedArray:
+def clip(x: Any, min: Any = None, max: Any = None) -> Any:
     """x within [min, max]; at a bound the derivative is that of x (1)."""
     x = x if min is None else maximum(x, min)
     return x if max is None else minimum(x, max)
@@ -380,9 +380,9 @@ def clip(x: Any, min: Any = None, max: Any = None) -> TracedArray:
 # ---- reductions ------------------------------------------------------------------------------
 
 
-def sum(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: Any = False) -> TracedArray:
+def sum(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: Any = False) -> Any:
     if not isinstance(x, TracedArray):
-        return np.sum(x, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return, arg-type]
+        return np.sum(x, axis=axis, keepdims=keepdims)
     axes = _axes(axis, x.ndim)
     node = x.builder.sum(_real(x), axes)
     if keepdims:
@@ -390,26 +390,22 @@ def sum(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: Any = Fals
     return _wrap(node, x.builder)
 
 
-def mean(x: Any, /, *, axis: Axis = None, keepdims: Any = False) -> TracedArray:
+def mean(x: Any, /, *, axis: Axis = None, keepdims: Any = False) -> Any:
     count = math.prod(x.shape[a] for a in _axes(axis, x.ndim))
     return divide(sum(x, axis=axis, keepdims=keepdims), float(count))
 
 
-def var(
-    x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: Any = False
-) -> TracedArray:
+def var(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: Any = False) -> Any:
     count = math.prod(x.shape[a] for a in _axes(axis, x.ndim))
     centred = subtract(x, mean(x, axis=axis, keepdims=True))
     return divide(sum(square(centred), axis=axis, keepdims=keepdims), float(count - correction))
 
 
-def std(
-    x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: Any = False
-) -> TracedArray:
+def std(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: Any = False) -> Any:
     return sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))
 
 
-def prod(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: Any = False) -> TracedArray:
+def prod(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: Any = False) -> Any:
     """Product over an axis, as a balanced tree of products (meant for short axes)."""
     axes = _axes(axis, x.ndim)
     out = x
@@ -427,17 +423,17 @@ def prod(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: Any = Fal
     return out if keepdims else squeeze(out, axes)
 
 
-def max(x: Any, /, *, axis: Axis = None, keepdims: Any = False) -> TracedArray:
+def max(x: Any, /, *, axis: Axis = None, keepdims: Any = False) -> Any:
     """Largest entry over an axis; at ties the derivative is that of the first."""
     return _extreme(maximum, x, axis, keepdims)
 
 
-def min(x: Any, /, *, axis: Axis = None, keepdims: Any = False) -> TracedArray:
+def min(x: Any, /, *, axis: Axis = None, keepdims: Any = False) -> Any:
     """Smallest entry over an axis; at ties the derivative is that of the first."""
     return _extreme(minimum, x, axis, keepdims)
 
 
-def _extreme(pick: Callable[[Any, Any], Any], x: Any, axis: Axis, keepdims: Any) -> TracedArray:
+def _extreme(pick: Callable[[Any, Any], Any], x: Any, axis: Axis, keepdims: Any) -> Any:
     axes = _axes(axis, x.ndim)
     out = x
     for a in sorted(axes, reverse=True):
@@ -564,7 +560,7 @@ def moveaxis(x: Any, source: Any, destination: Any) -> Any:
 
 def expand_dims(x: Any, /, *, axis: int | Sequence[int] = 0) -> Any:
     if not isinstance(x, TracedArray):
-        return np.expand_dims(x, axis)  # type: ignore[arg-type]
+        return np.expand_dims(x, axis)
     count = 1 if isinstance(axis, int) else len(axis)
     axes = _axes(axis, x.ndim + count)
     sizes = iter(x.shape)
@@ -681,8 +677,8 @@ def getitem(x: TracedArray, key: Any) -> TracedArray:
     used = len([k for k in keys if k is not None and not isinstance(k, EllipsisType)])
     if used > x.ndim:
         raise IndexError(
-            f"x[{', '.join(map(_show, keys))}] uses {used} indices, one sample has shape {x.shape}: a "
-            "traced function sees one sample without the batch axis; write x[..., i]"
+            f"x[{', '.join(map(_show, keys))}] uses {used} indices, one sample has shape {x.shape}: "
+            "a traced function sees one sample without the batch axis; write x[..., i]"
         )
     if not any(isinstance(k, EllipsisType) for k in keys):
         keys.append(...)

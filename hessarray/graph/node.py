@@ -101,8 +101,10 @@ class Eye(Op):
 
 @dataclass(frozen=True, slots=True)
 class Einsum(Op):
-    """``scale`` times an Einstein sum. Linear in each argument: with two or more active arguments
-    this is the *product* kind of node; permute, sum, scale and diagonal scaling are the linear kind.
+    """``scale`` times an Einstein sum, linear in each argument.
+
+    With two or more active arguments this is the *product* kind of node; permute, sum, scale and
+    diagonal scaling are the linear kind.
     """
 
     inputs: tuple[str, ...]
@@ -187,7 +189,7 @@ class Test(Op):
 
 @dataclass(frozen=True, slots=True)
 class Frozen(Op):
-    """The argument, held constant under differentiation (a shift that cancels in exact arithmetic)."""
+    """The argument, held constant under differentiation: a scale that cancels exactly, say."""
 
     differentiable = False
 

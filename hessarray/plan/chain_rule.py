@@ -45,9 +45,12 @@ def curvature_sites(order: Iterable[Node]) -> list[Node]:
     for node in order:
         if not node.active:
             continue
-        if isinstance(node.op, Elementwise) and node.op.function.s2 != 0.0:
-            sites.append(node)
-        elif isinstance(node.op, Einsum) and sum(a.active for a in node.args) > 1:
+        op = node.op
+        if isinstance(op, Elementwise):
+            curved = op.function.s2 != 0.0
+        else:
+            curved = isinstance(op, Einsum) and sum(a.active for a in node.args) > 1
+        if curved:
             sites.append(node)
     return sites
 
@@ -192,8 +195,9 @@ class ChainRule:
             hot = np.zeros((len(op.indices), arg.shape[op.axis]))
             hot[np.arange(len(op.indices)), list(op.indices)] = 1.0
             letters = LETTERS[: len(g.shape)]
-            c = letters[op.axis + rank]
-            yield arg, b.einsum([letters, c + "Z"], letters.replace(c, "Z"), [g, b.constant(hot)])
+            row = letters[op.axis + rank]
+            taken = letters.replace(row, "Z")
+            yield arg, b.einsum([letters, row + "Z"], taken, [g, b.constant(hot)])
         elif isinstance(op, Concat):
             start = 0
             for a in node.args:
@@ -234,9 +238,10 @@ class ChainRule:
     # ---- sums over sites ---------------------------------------------------------------------
 
     def site_terms(self, node: Node, j: Sweep, g: Node | None, ab: str, m: str) -> list[Node]:
-        """The site's contribution J^T (s'' . G) J; ``ab`` is 'ab', 'aa' (diagonal) or '' (Laplacian).
+        """The site's contribution J^T (s'' . G) J.
 
-        With ``g`` None it is left open at the node (the forward recursion): no m axis, the node's own
+        ``ab`` is 'ab', 'aa' (diagonal) or '' (Laplacian). With ``g`` None the contribution is left
+        open at the node (the forward recursion): no m axis, the node's own
         axes stay.
         """
         b, op = self.builder, node.op
@@ -288,7 +293,7 @@ class ChainRule:
     def tangent_terms(
         self, node: Node, t: Sweep, g: Sweep, rank: int
     ) -> Iterable[tuple[Node, Node]]:
-        """What a site adds to the tangent of G: (s'' t_z G) at z, or G with one factor's tangent."""
+        """What a site adds to the tangent of G: s'' t_z G at z, or G with a factor's tangent."""
         gv = g.get(id(node))
         if gv is None:
             return

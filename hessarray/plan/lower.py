@@ -66,7 +66,7 @@ def _live(lowering: _Lowering, outputs: dict[str, Value]) -> Program:
 
 
 def _expand(builder: Builder, outputs: list[Node]) -> list[Node]:
-    """Replace activations by their own code in primitives; what s, s', s'' share becomes one node."""
+    """Replace activations by their code; what s, s', s'' share becomes one node."""
     new: dict[int, Node] = {}
 
     def rebuild(node: Node) -> Node:
@@ -94,7 +94,7 @@ def _carry_hint(builder: Builder, old: Node, new: Node) -> None:
 
 
 def _fuse(builder: Builder, outputs: list[Node]) -> list[Node]:
-    """Merge an einsum that has one consumer into it, so that opt_einsum orders the whole product."""
+    """Merge an einsum into its one consumer, so that opt_einsum orders the whole product."""
     order = topological(outputs)
     uses = Counter(id(a) for node in order for a in node.args)
     uses.update(id(o) for o in outputs)
@@ -369,7 +369,6 @@ class _Lowering:
         if x[1].size < y[1].size:
             x, y = y, x
         term = target or x[0] + "".join(c for c in y[0] if c not in x[0])
-        rows = max(x[1].rows, y[1].rows)
         values = []
         for t, v in (x, y):
             order = [c for c in term if c in t]

@@ -1,4 +1,4 @@
-"""Plans the memory of a program: which buffer holds which value, and the peak, as entries per sample."""
+"""Plans the memory of a program: which buffer holds which value, in entries per sample."""
 
 from __future__ import annotations
 
@@ -66,10 +66,9 @@ def plan_memory(steps: Sequence[Step], outputs: dict[str, Value]) -> Layout:
                 if offset is None:
                     offset, end = end, end + s.out.size
                 offsets[s.out.name] = offset
-        for base in {root[a.name].name for a in s.args if isinstance(a, Value) and a.name in root}:
-            if last.get(base) == i and base in offsets:
-                size = next(r.size for r in (root[base],))
-                _free(holes, offsets[base], size)
+        for used in {root[a.name] for a in s.args if isinstance(a, Value) and a.name in root}:
+            if last.get(used.name) == i and used.name in offsets:
+                _free(holes, offsets[used.name], used.size)
         if s.out.name in offsets and last.get(s.out.name) is None:
             _free(holes, offsets[s.out.name], s.out.size)
     return Layout(offsets, direct, end)

@@ -110,7 +110,9 @@ class Plan:
         ]
         if self.chunk is not None:
             peak = (self.entries_once + self.entries_per_sample * self.chunk) * itemsize
-            lines.append(f"  chunk            {self.chunk:,} samples; peak {peak:,} bytes per thread")
+            lines.append(
+                f"  chunk            {self.chunk:,} samples; peak {peak:,} bytes per thread"
+            )
         lines += [f"  path             {p}" for p in self.program.paths]
         return "\n".join(lines)
 

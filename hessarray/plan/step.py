@@ -18,7 +18,7 @@ class Value:
     """An array of the program.
 
     ``rows`` is 0 for a value without batch axis; else the first axis has length ``rows * n`` and
-    the others are ``shape`` (rows exceeds one where a GEMM sees samples and directions as one axis).
+    the others are ``shape``. Rows exceeds one where a GEMM sees samples and directions as one axis.
     """
 
     name: str

@@ -57,4 +57,6 @@ def test_results_agree(problem):
     net, x = problem
     ours = net.value_gradient_hessian(x[:5])
     theirs = peers.jax_calls(net, x[:5])["jax forward-over-reverse"]()
-    np.testing.assert_allclose(ours.d2f, np.moveaxis(np.asarray(theirs[2]), 1, -1), rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(
+        ours.d2f, np.moveaxis(np.asarray(theirs[2]), 1, -1), rtol=1e-10, atol=1e-13
+    )

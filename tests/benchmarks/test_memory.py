@@ -41,7 +41,11 @@ def test_import(benchmark):
     code = "import time; t = time.perf_counter(); import hessarray; print(time.perf_counter() - t)"
 
     def measure():
-        return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        return float(
+            subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            ).stdout
+        )
 
     benchmark.extra_info["seconds"] = min(measure() for _ in range(5))
     benchmark.pedantic(measure, rounds=5)

@@ -97,9 +97,7 @@ def jax_truth_of(fn: Callable[..., Any], *xs: Any) -> tuple[Any, Any, Any]:
         np.asarray(f),
         tuple(in_before_out(g, x.ndim, out) for g, x in zip(df, arrays, strict=True)),
         tuple(
-            tuple(
-                in_before_out(h, x.ndim + y.ndim, out) for h, y in zip(row, arrays, strict=True)
-            )
+            tuple(in_before_out(h, x.ndim + y.ndim, out) for h, y in zip(row, arrays, strict=True))
             for row, x in zip(d2f, arrays, strict=True)
         ),
     )
