@@ -11,7 +11,7 @@ import cupyx.scipy.special
 import numpy as np
 
 from hessarray.backends._special import Extended
-from hessarray.backends.protocol import Executable, FunctionalExecutable
+from hessarray.backends.protocol import Executable, FunctionalExecutable, Work
 
 __all__ = ["CupyBackend"]
 
@@ -54,11 +54,13 @@ class CupyBackend:
     def compile(self, program: Any, source: str, layout: Any) -> Executable:
         return FunctionalExecutable(self.xp, source)
 
-    def chunk(self, n: int, bytes_per_sample: int, limit: int | None, traced: bool) -> int:
-        if limit is None:  # half of what the pool and the card have free
-            pool = cupy.get_default_memory_pool().free_bytes()
-            limit = (int(cupy.cuda.runtime.memGetInfo()[0]) + int(pool)) // 2
-        return max(limit // max(bytes_per_sample, 1), 1)
+    def schedule(self, work: Work) -> tuple[int, int]:
+        # half of what the pool and the card have free, where no limit is given
+        return work.fitting(work.room or self.memory() // 2), 1
+
+    def memory(self) -> int:
+        pool = cupy.get_default_memory_pool().free_bytes()
+        return int(cupy.cuda.runtime.memGetInfo()[0]) + int(pool)
 
     def synchronize(self) -> None:
         cupy.cuda.get_current_stream().synchronize()

@@ -11,7 +11,7 @@ import jax.scipy.special
 import numpy as np
 
 from hessarray.backends._special import Extended
-from hessarray.backends.protocol import Executable, FunctionalExecutable
+from hessarray.backends.protocol import Executable, FunctionalExecutable, Work
 
 __all__ = ["JaxBackend"]
 
@@ -59,10 +59,11 @@ class JaxBackend:
     def compile(self, program: Any, source: str, layout: Any) -> Executable:
         return _JaxExecutable(self.xp, source)
 
-    def chunk(self, n: int, bytes_per_sample: int, limit: int | None, traced: bool) -> int:
-        if traced and limit is None:
-            return max(n, 1)
-        return max((limit or _LIMIT) // max(bytes_per_sample, 1), 1)
+    def schedule(self, work: Work) -> tuple[int, int]:
+        return work.fitting(work.room or _LIMIT), 1
+
+    def memory(self) -> int | None:
+        return None
 
     def synchronize(self) -> None:
         return None

@@ -13,13 +13,17 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from hessarray.backends._special import Extended, erf, erfc
-from hessarray.backends.protocol import Executable, Run, load_source
+from hessarray.backends.protocol import Executable, Run, Work, load_source
 
 __all__ = ["NumpyBackend"]
 
 # Intermediates of one chunk: large enough that the interpreter lock is rarely asked for, small
 # enough to stay in the last-level cache (docs/performance.md has the measurement).
-_CACHE_BYTES = 2 << 20
+_CACHE_BYTES = 4 << 20
+# Few large samples: GEMMs over fewer samples than this lose more than the cache gives back.
+_LEAST_CHUNK, _MOST_BYTES = 32, 24 << 20
+_WORTH_A_THREAD = 2_000_000  # flops, below which handing them to a thread costs more
+_KEEP_BYTES = 64 << 20  # of a thread's work buffer, between calls
 
 
 class NumpyBackend:
@@ -57,12 +61,21 @@ class NumpyBackend:
     def compile(self, program: Any, source: str, layout: Any) -> Executable:
         return _NumpyExecutable(self.xp, program, source, layout)
 
-    def chunk(self, n: int, bytes_per_sample: int, limit: int | None, traced: bool) -> int:
-        size = _CACHE_BYTES // max(bytes_per_sample, 1)
-        if limit is not None:
-            size = min(size, limit // max(bytes_per_sample, 1))
-        size = max(size, 1)
-        return size if size < 8 else size - size % 8  # keeps buffers on cache lines
+    def schedule(self, work: Work) -> tuple[int, int]:
+        threads = work.threads or _cores()
+        if work.n * work.flops_per_sample < _WORTH_A_THREAD:
+            threads = 1
+        chunk = max(work.fitting(_CACHE_BYTES), min(_LEAST_CHUNK, work.fitting(_MOST_BYTES)))
+        chunk = min(chunk, -(-work.n // threads))
+        if work.room is not None:
+            chunk = min(chunk, work.fitting(work.room // threads))
+        return (chunk if chunk < 8 else chunk - chunk % 8), threads  # buffers on cache lines
+
+    def memory(self) -> int | None:
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (AttributeError, ValueError, OSError):
+            return None
 
     def synchronize(self) -> None:
         return None
@@ -93,34 +106,28 @@ class _NumpyExecutable:
     ) -> tuple[Any, ...]:
         b = self._seed(self.xp, bound, seeds)
         n = run.n
-        dtype = next(iter(inputs.values())).dtype
+        x = {k: np.ascontiguousarray(a) for k, a in inputs.items()}
+        dtype = next(iter(x.values())).dtype
         out = {k: np.empty((n, *shape), dtype) for k, shape in self.shapes.items()}
         if run.chunk >= n:
-            self._piece(b, n, inputs, out, dtype)
+            self._piece(b, n, x, out, dtype)
             if run.progress is not None:
                 run.progress(n)
         else:
-            self._pieces(b, inputs, out, dtype, run)
+            self._pieces(b, x, out, dtype, run)
         return tuple(out.values())
 
     def _pieces(self, b: Any, inputs: Any, out: Any, dtype: Any, run: Run) -> None:
-        starts = range(0, run.n, run.chunk)
-
         def work(start: int) -> int:
             stop = min(start + run.chunk, run.n)
-            self._piece(
-                b,
-                stop - start,
-                {k: a[start:stop] for k, a in inputs.items()},
-                {k: a[start:stop] for k, a in out.items()},
-                dtype,
-            )
+            x = {k: a[start:stop] for k, a in inputs.items()}
+            self._piece(b, stop - start, x, {k: a[start:stop] for k, a in out.items()}, dtype)
             return stop - start
 
         done = 0
         each = map if run.threads == 1 else _pool(run.threads, os.getpid()).map
-        sizes: Iterable[int] = each(work, starts)
         with _controller().limit(limits=1, user_api="blas"):
+            sizes: Iterable[int] = each(work, range(0, run.n, run.chunk))
             for size in sizes:
                 done += size
                 if run.progress is not None:
@@ -130,17 +137,44 @@ class _NumpyExecutable:
         w = self._buffers(n, dtype)
         with np.errstate(all="ignore"):
             self._run(self.xp, b, n, inputs, inputs, w, out)
+        _scratch.release()
 
     def _buffers(self, n: int, dtype: Any) -> Any:
         """The views of one thread for n samples: made for the chunk and for the remainder."""
         cache = self._local.__dict__.setdefault("buffers", {})
+        count = n * self.layout.entries
+        memory = _scratch.take(count * dtype.itemsize)
         key = (n, dtype)
-        if key not in cache:
-            if len(cache) >= 3:
+        known = cache.get(key)
+        if known is None or known[0] is not memory:
+            if len(cache) >= 4:
                 cache.clear()
-            arena = np.empty(n * self.layout.entries, dtype)
-            cache[key] = self._workspace(self.xp, n, arena)
-        return cache[key]
+            views = self._workspace(self.xp, n, memory.view(dtype)[:count])
+            known = cache[key] = (memory, views)
+        return known[1]
+
+
+class _Scratch(threading.local):
+    """One work buffer a thread, for all programs: it grows, and is dropped when very large."""
+
+    def __init__(self) -> None:
+        self.memory = np.empty(0, np.float64)
+
+    def take(self, size: int) -> Any:
+        if self.memory.nbytes < size:
+            self.memory = np.empty(-(-size // 8), np.float64)
+        return self.memory
+
+    def release(self) -> None:
+        if self.memory.nbytes > _KEEP_BYTES:
+            self.memory = np.empty(0, np.float64)
+
+
+_scratch = _Scratch()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _ufunc_names() -> list[str]:

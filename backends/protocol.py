@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Backend", "Executable", "FunctionalExecutable", "Run", "load_source"]
+__all__ = ["Backend", "Executable", "FunctionalExecutable", "Run", "Work", "load_source"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,21 @@ class Run:
     chunk: int  # samples at a time
     threads: int
     progress: Any = None  # called with the number of samples done
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to do, for a backend to divide."""
+
+    n: int
+    bytes_per_sample: int  # of intermediates
+    flops_per_sample: int
+    room: int | None  # bytes that intermediates may take in all
+    threads: int | None  # as the caller wants
+
+    def fitting(self, room: int) -> int:
+        """Samples whose intermediates fit into so many bytes; at least one."""
+        return max(room // max(self.bytes_per_sample, 1), 1)
 
 
 class Executable(Protocol):
@@ -67,8 +82,11 @@ class Backend(Protocol):
     def compile(self, program: Any, source: str, layout: Any) -> Executable:
         """Make a planned program run."""
 
-    def chunk(self, n: int, bytes_per_sample: int, limit: int | None, traced: bool) -> int:
-        """Samples at a time, given the intermediates of one."""
+    def schedule(self, work: Work) -> tuple[int, int]:
+        """Samples at a time, and threads over such chunks."""
+
+    def memory(self) -> int | None:
+        """Bytes that results and intermediates may take where no limit is given, if known."""
 
     def synchronize(self) -> None:
         """Wait for the device."""

@@ -9,7 +9,7 @@ import array_api_strict
 import numpy as np
 
 from hessarray.backends._special import Extended, erf, erfc
-from hessarray.backends.protocol import Executable, FunctionalExecutable
+from hessarray.backends.protocol import Executable, FunctionalExecutable, Work
 
 __all__ = ["StrictBackend"]
 
@@ -56,8 +56,11 @@ class StrictBackend:
     def compile(self, program: Any, source: str, layout: Any) -> Executable:
         return FunctionalExecutable(self.xp, source)
 
-    def chunk(self, n: int, bytes_per_sample: int, limit: int | None, traced: bool) -> int:
-        return max((limit or n * bytes_per_sample) // max(bytes_per_sample, 1), 1)
+    def schedule(self, work: Work) -> tuple[int, int]:
+        return (work.n if work.room is None else work.fitting(work.room)), 1
+
+    def memory(self) -> int | None:
+        return None
 
     def synchronize(self) -> None:
         return None

@@ -18,7 +18,7 @@ from hessarray.backends import (
     known_backends,
     outside_compilers,
 )
-from hessarray.backends.protocol import Run
+from hessarray.backends.protocol import Run, Work
 from hessarray.errors import (
     BackendError,
     DTypeError,
@@ -364,8 +364,6 @@ class Function:
         compiled = plan.compiled(backend)
         keep = parameters is None and not traced
         bind, bound = self._bind(plan, compiled, backend, dtype, device, params, keep)
-        if backend.name == "numpy":
-            inputs = {k: np.ascontiguousarray(a) for k, a in inputs.items()}
         return _Job(want, batch, xp, shapes, compiled, bind, bound, inputs, own, run)
 
     def _check_inputs(self, x: Sequence[Any]) -> tuple[Backend, str, Shape]:
@@ -468,7 +466,7 @@ class Function:
         self, plan: Plan, n: int, itemsize: int, limit: int | None, backend: Backend
     ) -> None:
         if limit is None:
-            limit = _physical_memory() if backend.name == "numpy" else None
+            limit = backend.memory()
         if limit is None:
             return
         result = plan.result_entries * n * itemsize
@@ -499,20 +497,13 @@ class Function:
     ) -> Run:
         if traced:
             return Run(n, max(n, 1), 1, None)
-        workers = threads or _cores()
-        per_sample = plan.entries_per_sample * itemsize
         room = None
         if limit is not None:
-            fixed = plan.result_entries * n * itemsize + plan.entries_once * itemsize
-            room = max((limit - fixed) // workers, 1)
-        chunk = backend.chunk(n, per_sample, room, traced)
-        if workers > 1 and backend.name == "numpy" and n > 1:
-            each = plan.program.flops[1]
-            if each * n > 2_000_000:  # enough work to pay for handing it to threads
-                chunk = min(chunk, -(-n // workers))
-            elif room is None:
-                chunk = max(chunk, n) if per_sample * n <= 4 << 20 else chunk
-        return Run(n, max(chunk, 1), workers, _progress(progress, n))
+            room = max(limit - (plan.result_entries * n + plan.entries_once) * itemsize, 1)
+        each = plan.program.flops[1]
+        work = Work(n, plan.entries_per_sample * itemsize, each, room, threads)
+        chunk, threads = backend.schedule(work)
+        return Run(n, chunk, threads, _progress(progress, n))
 
     def _bind(
         self,
@@ -875,14 +866,3 @@ def _progress(progress: Any, n: int) -> Callable[[int], None] | None:
             bar.close()
 
     return show
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _physical_memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None

@@ -101,7 +101,7 @@ class Evaluated(nn.Module):  # type: ignore[misc]
         parameters = self._engine_parameters()
         if not isinstance(self, nn.Sequential):
             parameters = {f"0.{k}": p for k, p in parameters.items()}
-        f, df, d2f = twin.derivatives(
+        found = twin.derivatives(
             u,
             do_gradient=gradient,
             do_Hessian=hessian,
@@ -110,6 +110,8 @@ class Evaluated(nn.Module):  # type: ignore[misc]
             v=v,
             parameters=parameters,
         )
+        # Scripts call view() on the results.
+        f, df, d2f = (None if a is None else a.contiguous() for a in found)
         return f, df, d2f
 
     def _evaluate(

@@ -1,7 +1,7 @@
 """hessQuik's utilities: data, training, timing, derivative tests, parameters as one vector."""
 
 from hessarray.check import convert_to_base
-from hessarray.data import peaks
+from hessarray.hessquik.utils._data import peaks
 from hessarray.hessquik.utils._inputs import (
     directional_derivative_check,
     directional_derivative_laplacian_check,
