@@ -9,6 +9,7 @@ __all__ = [
     "LoadError",
     "MemoryLimitError",
     "ParameterError",
+    "SampleIndexError",
     "ShapeError",
     "TraceAttributeError",
     "TraceError",
@@ -34,6 +35,10 @@ class BackendError(HessarrayError, TypeError):
 
 class TraceError(HessarrayError, TypeError):
     """Code cannot be traced; the message names call and line, and what to write instead."""
+
+
+class SampleIndexError(HessarrayError, IndexError):
+    """An index does not fit one sample's shape (a traced function sees no batch axis)."""
 
 
 class TraceAttributeError(TraceError, AttributeError):

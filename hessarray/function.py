@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -400,7 +401,10 @@ class Function:
             if found is None:
                 found = (backend, dtype, batch)
             elif (found[0].name, found[1]) != (backend.name, dtype):
-                raise BackendError("all inputs must be of one array library and dtype")
+                raise BackendError(
+                    f"inputs are {found[0].name} {found[1]} and {backend.name} {dtype}: make them "
+                    "of one array library and dtype"
+                )
             elif found[2] != batch:
                 raise ShapeError(
                     f"inputs have batch shapes {found[2]} and {batch}: make them equal"
@@ -822,13 +826,16 @@ def _check_names(given: Mapping[str, Any], known: Mapping[str, Any], *, complete
 
 
 def _shapes(in_shape: Any) -> tuple[Shape, ...]:
-    items = list(in_shape) if isinstance(in_shape, Sequence) else [in_shape]
-    if all(isinstance(s, (int, np.integer)) for s in items):
-        items = [items]
-    shapes = tuple(tuple(int(n) for n in s) for s in items)
+    try:
+        items = list(in_shape) if isinstance(in_shape, Sequence) else [in_shape]
+        if all(isinstance(s, (int, np.integer)) for s in items):
+            items = [items]
+        shapes = tuple(tuple(operator.index(n) for n in s) for s in items)
+    except TypeError:
+        shapes = ()
     if not shapes or any(n < 1 for s in shapes for n in s):
         raise ShapeError(
-            f"in_shape={in_shape}: expected positive lengths, such as (3,) or ((3,), (2,))"
+            f"in_shape={in_shape!r}: expected positive lengths, such as (3,) or ((3,), (2,))"
         )
     return shapes
 

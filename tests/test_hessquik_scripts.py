@@ -101,7 +101,9 @@ NETWORKS: dict[str, tuple[Any, int]] = {
     "resnet": (lambda q: q.net.resnetNN(3, 4, h=0.25, act=q.act.quadraticActivation()), 3),
     "icnn layers": (
         lambda q: q.net.NN(
-            q.lay.ICNNLayer(3, None, 5), q.lay.ICNNLayer(3, 5, 2), q.lay.ICNNLayer(3, 2, 7)
+            q.lay.ICNNLayer(3, None, 5, act=q.act.softplusActivation()),
+            q.lay.ICNNLayer(3, 5, 2, act=q.act.softplusActivation()),
+            q.lay.ICNNLayer(3, 2, 7, act=q.act.softplusActivation()),
         ),
         3,
     ),

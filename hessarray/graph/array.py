@@ -157,6 +157,8 @@ _OPERATORS = {
     "truediv": "divide",
     "pow": "pow",
     "matmul": "matmul",
+    "mod": "remainder",
+    "floordiv": "floor_divide",
     "and": "logical_and",
     "or": "logical_or",
     "xor": "logical_xor",

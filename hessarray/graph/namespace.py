@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hessarray.errors import ShapeError, TraceAttributeError
+from hessarray.errors import SampleIndexError, ShapeError, TraceAttributeError
 from hessarray.graph.array import TracedArray
 from hessarray.graph.builder import LETTERS, Builder
 from hessarray.graph.elementary import PRIMITIVES, Elementary, power
@@ -203,6 +203,15 @@ def divide(a: Any, b: Any) -> TracedArray:
     if not isinstance(b, TracedArray):
         return multiply(a, 1.0 / np.asarray(b, dtype=np.float64))
     return multiply(a, reciprocal(b))
+
+
+def remainder(a: Any, b: Any) -> Any:
+    """a - b floor(a / b), of the sign of b; the floor is locally constant."""
+    return subtract(a, multiply(b, floor_divide(a, b)))
+
+
+def floor_divide(a: Any, b: Any) -> Any:
+    return floor(divide(_traced(a, b) if isinstance(b, TracedArray) else a, b))
 
 
 def negative(x: Any) -> TracedArray:
@@ -610,6 +619,9 @@ def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Any:
     if like is None:
         return np.stack(arrays, axis=axis)
     traced = [_traced(a, like) for a in arrays]
+    if len({t.shape for t in traced}) > 1:
+        shown = ", ".join(str(t.shape) for t in traced)
+        raise ShapeError(f"stack needs arrays of one shape, one sample has {shown}")
     a = _axis(axis, traced[0].ndim + 1)
     return concat([expand_dims(t, axis=a) for t in traced], axis=a)
 
@@ -655,7 +667,7 @@ def _gather(x: TracedArray, axis: int, index: np.ndarray[Any, Any]) -> TracedArr
     flat = index.reshape(-1)
     if flat.size and (flat.min() < -n or flat.max() >= n):
         bad = int(flat[(flat < -n) | (flat >= n)][0])
-        raise IndexError(
+        raise SampleIndexError(
             f"index {bad} is out of range for axis {axis} of length {n} of one sample "
             "(a traced function sees no batch axis)"
         )
@@ -676,9 +688,9 @@ def getitem(x: TracedArray, key: Any) -> TracedArray:
             )
     used = len([k for k in keys if k is not None and not isinstance(k, EllipsisType)])
     if used > x.ndim:
-        raise IndexError(
-            f"x[{', '.join(map(_show, keys))}] uses {used} indices, one sample has shape {x.shape}: "
-            "a traced function sees one sample without the batch axis; write x[..., i]"
+        raise SampleIndexError(
+            f"x[{', '.join(map(_show, keys))}] uses {used} indices, one sample has shape "
+            f"{x.shape}: a traced function sees one sample without the batch axis; write x[..., i]"
         )
     if not any(isinstance(k, EllipsisType) for k in keys):
         keys.append(...)
@@ -712,7 +724,7 @@ def _show(key: Any) -> str:
 def _gather_one(x: TracedArray, axis: int, i: int) -> TracedArray:
     n = x.shape[axis]
     if not -n <= i < n:
-        raise IndexError(
+        raise SampleIndexError(
             f"index {i} is out of range for axis {axis} of length {n} of one sample "
             "(a traced function sees no batch axis)"
         )
@@ -752,14 +764,15 @@ NUMPY_NAMES = {
     "bitwise_or": "logical_or",
     "bitwise_xor": "logical_xor",
     "invert": "logical_not",
+    "mod": "remainder",
 }
 
 FUNCTIONS = frozenset(
     """abs acos acosh add asin asinh atan atan2 atanh broadcast_arrays broadcast_to ceil clip concat
-    cos cosh divide einsum equal erf erfc exp expand_dims expm1 flip floor greater greater_equal
+    cos cosh divide einsum equal erf erfc exp expand_dims expm1 flip floor floor_divide greater greater_equal
     hypot isnan less less_equal log log10 log1p log2 logaddexp logical_and logical_not logical_or
     logical_xor matmul matrix_transpose max maximum mean min minimum moveaxis multiply negative
-    not_equal ones_like permute_dims positive pow prod reciprocal reshape roll round sign sin sinh
+    not_equal ones_like permute_dims positive pow prod reciprocal remainder reshape roll round sign sin sinh
     sqrt square squeeze stack std stop_gradient subtract sum take tan tanh tensordot trunc var
     vecdot where zeros_like full_like""".split()
 )

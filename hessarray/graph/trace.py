@@ -13,6 +13,7 @@ from hessarray.graph.array import TracedArray
 from hessarray.graph.builder import Builder
 from hessarray.graph.elementary import Elementary
 from hessarray.graph.node import Input, Node, Parameter, Shape, topological
+from hessarray.graph.where import naming_the_line
 
 __all__ = ["Graph", "derivative_node", "inline", "trace"]
 
@@ -46,7 +47,8 @@ def trace(
         extra.append(
             {k: TracedArray(builder.parameter(k, s), builder) for k, s in parameters.items()}
         )
-    result = fn(*arrays, *extra)
+    with naming_the_line():
+        result = fn(*arrays, *extra)
     if isinstance(result, (list, tuple)):
         raise ShapeError(
             f"the function returns {len(result)} arrays, one is expected: "

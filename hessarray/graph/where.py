@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from traceback import walk_tb
+from types import FrameType
 
-from hessarray.errors import TraceError
+from hessarray.errors import SampleIndexError, ShapeError, TraceError
 
-__all__ = ["trace_error", "user_line"]
+__all__ = ["naming_the_line", "trace_error", "user_line"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_CONTEXTLIB = contextlib.__file__
 _BACKENDS = os.path.join(os.path.dirname(_PACKAGE), "backends")  # of an editable install
 
 
 def user_line() -> str:
     """``file:line: code`` of the innermost frame outside hessarray, or an empty string."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith((_PACKAGE, _BACKENDS, "<")):
-            code = linecache.getline(name, frame.f_lineno).strip()
-            return f"{os.path.basename(name)}:{frame.f_lineno}: {code}"
-        frame = frame.f_back  # type: ignore[assignment]
+        if _is_users(frame):
+            return _shown(frame, frame.f_lineno)
+        frame = frame.f_back
     return ""
+
+
+@contextmanager
+def naming_the_line() -> Iterator[None]:
+    """Adds the user's line to errors about shapes and indices that pass through."""
+    try:
+        yield
+    except (ShapeError, SampleIndexError) as error:
+        lines = [
+            _shown(frame, number)
+            for frame, number in walk_tb(error.__traceback__)
+            if _is_users(frame)
+        ]
+        if lines and " (at " not in str(error):
+            error.args = (f"{error} (at {lines[-1]})",)
+        raise
+
+
+def _is_users(frame: FrameType) -> bool:
+    name = frame.f_code.co_filename
+    return not name.startswith((_PACKAGE, _BACKENDS, _CONTEXTLIB, "<"))
+
+
+def _shown(frame: FrameType, number: int) -> str:
+    name = frame.f_code.co_filename
+    return f"{os.path.basename(name)}:{number}: {linecache.getline(name, number).strip()}"
 
 
 def trace_error(
