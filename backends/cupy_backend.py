@@ -35,9 +35,9 @@ class CupyBackend:
 
     def asarray(self, array: Any, dtype: str | None, device: Any) -> Any:
         if device is None:
-            return cupy.ascontiguousarray(cupy.asarray(array, dtype=dtype))
+            return cupy.asarray(array, dtype=dtype, order="C")
         with cupy.cuda.Device(device):
-            return cupy.ascontiguousarray(cupy.asarray(array, dtype=dtype))
+            return cupy.asarray(array, dtype=dtype, order="C")
 
     def to_numpy(self, array: Any) -> Any:
         return np.asarray(cupy.asnumpy(array))

@@ -535,7 +535,7 @@ class Function:
         }
         constants = {
             k: backend.asarray(a, dtype if a.dtype.kind == "f" else None, device)
-            for k, a in plan.program.constants.items()
+            for k, a in plan.program.made_constants()
         }
         if not keep:
             return (arrays, constants), None

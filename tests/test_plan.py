@@ -118,7 +118,7 @@ def test_the_printed_program_is_the_program():
     plan = net.plan(7, "hessian")
     scope = {}
     exec(plan.source, scope)
-    constants = plan.program.constants
+    constants = dict(plan.program.made_constants())
     bound = scope["seed"](np, scope["bind"](np, net.parameters(), constants), {})
     (result,) = scope["run"](np, bound, 7, {"x0": x}, {})
     np.testing.assert_array_equal(result, net.hessian(x))

@@ -74,9 +74,6 @@ class Builder:
     def eye(self, size: int) -> Node:
         return self.make(Eye(size), (), (size, size))
 
-    def zeros(self, shape: Shape) -> Node:
-        return self.constant(np.zeros(shape))
-
     # ---- linear ------------------------------------------------------------------------------
 
     def einsum(

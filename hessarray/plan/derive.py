@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from hessarray.graph.builder import LETTERS, Builder
 from hessarray.graph.node import Node, topological
 from hessarray.graph.trace import Graph
@@ -103,10 +101,7 @@ class _Derivation:
         """Split the directions' last axis over the inputs."""
         seeds, start = {}, 0
         for x in self.graph.inputs:
-            part = self.b.slice(seed, rank, start, start + x.size)
-            if x.size != self.d and seed.op == self.b.eye(self.d).op:
-                part = self.b.constant(np.eye(self.d)[:, start : start + x.size])
-            seeds[x] = part
+            seeds[x] = self.b.slice(seed, rank, start, start + x.size)
             start += x.size
         return seeds
 
@@ -118,7 +113,7 @@ class _Derivation:
 
     def _joined(self, sweep: Sweep, lead: tuple[int, ...]) -> Node:
         parts = [
-            sweep[id(x)] if id(x) in sweep else self.b.zeros((*lead, x.size))
+            sweep[id(x)] if id(x) in sweep else self._zeros((*lead, x.size))
             for x in self.graph.inputs
         ]
         return self.b.concat(parts, len(lead))
@@ -136,12 +131,15 @@ class _Derivation:
         return self.b.einsum(["ai", m + "i"], "a" + m, [j, self.w])
 
     def _zero(self, axes: str) -> Node:
-        return self.b.zeros((self.v.shape[0],) * len(axes) + self.w.shape[:-1])
+        return self._zeros((self.v.shape[0],) * len(axes) + self.w.shape[:-1])
+
+    def _zeros(self, shape: tuple[int, ...]) -> Node:
+        return self.b.broadcast(self.b.constant(0.0), shape)
 
     def _hvp(self) -> Node:
         rank = len(self.m)
         if not self.graph.output.active:
-            return self.b.zeros((self.d, *self.w.shape[:-1]))
+            return self._zeros((self.d, *self.w.shape[:-1]))
         t = self.rule.forward(self._input_seeds(self.tangent, 0), 0, self.rule.order)
         g = self._to_output()
         r = self.rule.reverse(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -278,6 +279,8 @@ class _Lowering:
     def constant(self, array: np.ndarray[Any, Any]) -> Value:
         key = f"c{len(self.constants)}"
         for k, known in self.constants.items():
+            if callable(known):
+                continue
             if (
                 known.shape == array.shape
                 and known.dtype == array.dtype
@@ -292,6 +295,13 @@ class _Lowering:
                 "constant", [], 0, array.shape, truth=truth, key=key
             )
         return seen
+
+    def recipe(self, key: str, make: Callable[[], Any], shape: tuple[int, ...]) -> Value:
+        """A constant that is made when the program is bound: a plan takes no memory for it."""
+        self.constants[key] = make
+        if ("constant", key) not in self._seen:
+            self._seen["constant", key] = self.emit("constant", [], 0, shape, key=key)
+        return self._seen["constant", key]
 
     def broadcast(self, v: Value, shape: tuple[int, ...]) -> Value:
         if v.shape == shape:
@@ -431,7 +441,7 @@ def _leaf(low: _Lowering, node: Node, op: Any) -> Value:
     if isinstance(op, Constant):
         return low.constant(op.value)
     if isinstance(op, Eye):
-        return low.constant(np.eye(op.size))
+        return low.recipe(f"eye{op.size}", partial(np.eye, op.size), node.shape)
     name = f"x{op.index}" if isinstance(op, Input) else op.name
     kind = type(op).__name__.lower()
     rows = 1 if node.level == SAMPLE else 0

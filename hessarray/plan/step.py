@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -69,6 +70,10 @@ class Program:
 
     def at(self, stage: int) -> list[Step]:
         return [s for s in self.steps if s.out.stage == stage]
+
+    def made_constants(self) -> Iterator[tuple[str, Any]]:
+        """Name and array of each constant; identities are made here, not kept in the plan."""
+        return ((k, c() if callable(c) else c) for k, c in self.constants.items())
 
     @cached_property
     def flops(self) -> tuple[int, int]:
