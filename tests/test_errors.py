@@ -184,7 +184,9 @@ CALLS = {
         ["2 arrays", "xp.concat", "xp.stack"],
     ),
     "returns a tuple": (lambda: function(lambda x: (x, x, x))(X), ha.ShapeError, ["3 arrays"]),
-    "returns nothing": (lambda: function(lambda x: print(end=""))(X), ha.HessarrayError, ["return"]),
+    "returns nothing": (
+        lambda: function(lambda x: print(end=""))(X), ha.HessarrayError, ["return"]
+    ),
     "returns a word": (lambda: function(lambda x: "abc")(X), ha.HessarrayError, ["str"]),
     "returns a dict": (lambda: function(lambda x: {"a": x})(X), ha.HessarrayError, ["dict"]),
     # parameters and devices

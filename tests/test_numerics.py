@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ def jet(act, z, dtype, slope=2.0, mode=None, **params):
     return f, df / slope, d2f / slope**2
 
 
+@cache
 def truth(s, z, order):
     with mp.workdps(60 + int(z * z / 2)):  # GELU's tail is erfc's, with z^2 / 4.6 zeros
         value = mp.diff(s, mpf(z), order) if order else s(mpf(z))
@@ -50,7 +52,6 @@ def near(got, want, dtype, ulps=32):
 # ---- curvature in the tails --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [None, True, False])
 @pytest.mark.parametrize("dtype", **BY_NAME)
 @pytest.mark.parametrize("z", [-40.0, -17.0, -10.0, -0.5, 0.0, 0.25, 9.0, 10.0, 17.0, 37.0, 40.0])
 @pytest.mark.parametrize(
@@ -67,14 +68,15 @@ def near(got, want, dtype, ulps=32):
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
-def test_saturated_units_keep_their_derivatives(act, s, z, dtype, mode):
+def test_saturated_units_keep_their_derivatives(act, s, z, dtype):
     """s'' of tanh at 10 in float32, of softplus at 37 in float64, of GELU at -10 and so on."""
-    for order, got in enumerate(jet(act, z, dtype, mode=mode)):
-        want = truth(s, z, order)
-        if abs(want) < float(np.finfo(dtype).smallest_normal) * 1e3:
-            assert abs(got - want) <= float(np.finfo(dtype).smallest_normal) * 1e3
-        else:
-            near(got, want, dtype, 64 if act != "gelu" else 64 + 4 * z * z)
+    for mode in (None, True, False):
+        for order, got in enumerate(jet(act, z, dtype, mode=mode)):
+            want = truth(s, z, order)
+            if abs(want) < float(np.finfo(dtype).smallest_normal) * 1e3:
+                assert abs(got - want) <= float(np.finfo(dtype).smallest_normal) * 1e3
+            else:
+                near(got, want, dtype, 64 if act != "gelu" else 64 + 4 * z * z)
 
 
 @pytest.mark.parametrize("dtype", **BY_NAME)
@@ -111,7 +113,7 @@ def test_no_activation_of_the_table_overflows_to_nan(act, dtype):
     sizes += [1e4, 1e18, 1e30, float(info.max) / 4]
     x = np.asarray([*sizes, *(-s for s in sizes)], dtype)[:, None]
     got = one(act, 2.0, dtype)(x, do_gradient=True, do_Hessian=True)
-    grows = act in ("quadratic", "exp", "squared_relu", "silu", "swish", "mish", "hard_swish", "sin", "cos")
+    grows = act in ("quadratic", "exp", "squared_relu", "hard_swish")
     for what, a in zip(("s", "s'", "s''"), got, strict=True):
         assert not np.isnan(a).any(), f"{what} of {act} at {x[np.isnan(a).ravel()].ravel()}"
         if not grows:
@@ -130,9 +132,7 @@ def test_kinks_are_one_sided_and_without_curvature(act):
 
 
 def test_maximum_and_minimum_take_the_first_at_a_tie():
-    f = ha.Function(
-        lambda x: x.__array_namespace__().maximum(2.0 * x[0], x[1] ** 2), in_shape=(2,)
-    )
+    f = ha.Function(lambda x: x.__array_namespace__().maximum(2.0 * x[0], x[1] ** 2), in_shape=(2,))
     x = np.asarray([2.0, 2.0])
     np.testing.assert_array_equal(f.gradient(x), [2.0, 0.0])
     np.testing.assert_array_equal(f.hessian(x), np.zeros((2, 2)))

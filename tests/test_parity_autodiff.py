@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
 
 import jax
@@ -481,8 +483,8 @@ def test_code_against_jax(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["gated unit", "softmax", "attention", "layer norm", "rational", "shared", "log sum exp", "hypot",
-     "atan2", "logaddexp", "pow variable", "matmul batched", "products of products", "wide"],
+    ["gated unit", "softmax", "attention", "layer norm", "rational", "shared", "log sum exp",
+     "hypot", "atan2", "logaddexp", "pow variable", "matmul batched", "products of products", "wide"],
 )  # fmt: skip
 def test_code_in_float32(name):
     shape, code, x = case(name)
@@ -495,10 +497,6 @@ def test_code_in_float32(name):
 
 
 def test_every_function_of_the_namespace_is_in_some_code():
-    import inspect
-
-    import ast
-
     tree = ast.parse(inspect.getsource(inspect.getmodule(test_code_against_jax)))
     called = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     called |= {word for name in CODE for word in name.split()}

@@ -1,4 +1,4 @@
-"""Random compositions: all modes agree with one another and with JAX, for any n, width and layout."""
+"""Random compositions: all modes agree, with one another and with JAX, for any n and layout."""
 
 from __future__ import annotations
 
@@ -299,9 +299,7 @@ def test_the_layout_of_parameters_does_not_matter(layout, dtype, seed):
     np.testing.assert_array_equal(net.hessian(x, parameters=other), want)
 
 
-@given(
-    st.lists(st.integers(0, 3), min_size=0, max_size=3).map(tuple), WIDTHS, DTYPES, SEEDS
-)
+@given(st.lists(st.integers(0, 3), min_size=0, max_size=3).map(tuple), WIDTHS, DTYPES, SEEDS)
 def test_any_batch_shape_is_the_flat_batch(batch, m, dtype, seed):
     rng = np.random.default_rng(seed)
     net = ha.Network(ha.Dense(2, 3, act="softplus", seed=1), ha.Dense(3, m, act="tanh", seed=2))

@@ -31,7 +31,7 @@ __all__ = ["Plan", "make_plan"]
 _PASS = 16
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """Immutable; depends on shapes and on what is wanted, never on values. Share it freely."""
 
@@ -115,6 +115,10 @@ class Plan:
             )
         lines += [f"  path             {p}" for p in self.program.paths]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        wanted = ", ".join(self.want.names())
+        return f"<Plan of {wanted}; n = {self.n}; {self.mode}; {self.flops:,} flops>"
 
     def __str__(self) -> str:
         return self.describe()
