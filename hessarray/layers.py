@@ -10,10 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from hessarray._arguments import frozen
 from hessarray.activations import activation
 from hessarray.backends import backend_of
 from hessarray.errors import ShapeError
-from hessarray.function import frozen
 
 __all__ = [
     "Dense",

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from hessarray._arguments import frozen
 from hessarray.errors import ShapeError
 from hessarray.function import Function
 from hessarray.graph.array import TracedArray
@@ -164,7 +165,6 @@ class Network(Function):
 
 
 def _frozen_if_numpy(name: str, array: Any) -> Any:
-    from hessarray.function import frozen
 
     return frozen(name, array) if isinstance(array, np.ndarray) else array
 

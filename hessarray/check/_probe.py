@@ -8,7 +8,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from hessarray.function import frozen
+from hessarray._arguments import frozen
 
 Array = np.ndarray[Any, Any]
 

@@ -1,0 +1,416 @@
+"""How a function is evaluated: trace, plan, bind the parameters, run, and shape the results."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hessarray._arguments import (
+    DTYPES,
+    check_names,
+    evaluation_options,
+    plain,
+    progress_callback,
+    same_library,
+)
+from hessarray.backends import Backend, backend_of, known_backends, outside_compilers
+from hessarray.backends.protocol import Run, Work
+from hessarray.errors import BackendError, DTypeError, MemoryLimitError, ShapeError
+from hessarray.graph.array import TracedArray
+from hessarray.graph.trace import Graph, inline, trace
+from hessarray.plan.want import Want
+
+if TYPE_CHECKING:  # the planner is loaded with the first plan, not with `import hessarray`
+    from hessarray.plan.plan import Plan
+
+__all__ = ["Evaluation", "derived_nodes"]
+
+Shape = tuple[int, ...]
+_CACHED = ("_bound", "_checked", "_collected", "_graph", "_lock", "_plans", "_traced_for")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One evaluation, prepared: all that is left is the arithmetic."""
+
+    want: Want
+    batch: Shape
+    xp: Any
+    shapes: dict[str, Shape]
+    compiled: Any = None
+    bind: Any = None
+    bound: Any = None
+    inputs: dict[str, Any] = field(default_factory=dict)
+    seeds: dict[str, Any] = field(default_factory=dict)
+    run: Run | None = None
+    zero: Any = None
+
+    def results(self) -> dict[str, Any]:
+        """Flat results by name."""
+        if self.run is None:
+            return {k: self.xp.reshape(self.zero, (0, *s)) for k, s in self.shapes.items()}
+        bound = self.bound if self.bind is None else self.compiled.bind(*self.bind)
+        values = self.compiled.run(bound, self.inputs, self.seeds, self.run)
+        return dict(zip(self.shapes, values, strict=True))
+
+
+class Evaluation:
+    """A traced function with its plans and bound programs; subclasses say what is traced."""
+
+    in_shapes: tuple[Shape, ...]
+
+    def _setup(self, in_shapes: tuple[Shape, ...]) -> None:
+        self.in_shapes = in_shapes
+        self.output_names: tuple[str, ...] | None = None
+        self._pinned: tuple[str, Any] | None = None
+        self._replaced = 0
+        self._collected: tuple[int, dict[str, Any]] = (-1, {})  # parameters by version
+        self._graph: Graph | None = None
+        self._traced_for: dict[str, Shape] = {}
+        self._checked = -1
+        self._plans: dict[Any, Plan] = {}
+        self._bound: dict[Any, tuple[tuple[Any, ...], Any]] = {}
+        self._lock = threading.RLock()
+
+    # ---- pickling and copying: everything cached is made again --------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for name in _CACHED:
+            state.pop(name, None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        names, pinned = state.get("output_names"), state.get("_pinned")
+        self.__dict__.update(state)
+        self._setup(state["in_shapes"])
+        self.output_names, self._pinned = names, pinned
+
+    # ---- what subclasses supply --------------------------------------------------------------
+
+    def _parameters(self) -> dict[str, Any]:
+        """The parameters as they are now; callers must not change the mapping."""
+        raise NotImplementedError
+
+    def _version(self) -> int:
+        """Moves whenever a parameter is replaced."""
+        raise NotImplementedError
+
+    def _apply(self, inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
+        """The forward code on traced inputs, with these parameters."""
+        raise NotImplementedError
+
+    # ---- tracing -----------------------------------------------------------------------------
+
+    @property
+    def in_shape(self) -> Shape:
+        """Shape of one sample of the (first) input."""
+        return self.in_shapes[0]
+
+    @property
+    def out_shape(self) -> Shape:
+        """Shape of the value for one sample."""
+        return self.graph().out_shape
+
+    def graph(self) -> Graph:
+        """The traced graph; traced again only when a parameter changes its shape."""
+        version = self._version()
+        if self._graph is None or self._checked != version:
+            with self._lock:
+                shapes = {k: tuple(map(int, v.shape)) for k, v in self._parameters().items()}
+                if self._graph is None or self._traced_for != shapes:
+                    self._graph = trace(
+                        lambda *a: self._apply(a[:-1], a[-1]), self.in_shapes, shapes
+                    )
+                    self._traced_for = shapes
+                    self._plans = {}
+                    self._bound = {}
+                self._checked = version
+        return self._graph
+
+    # ---- evaluation --------------------------------------------------------------------------
+
+    def _evaluate(
+        self,
+        x: Sequence[Any],
+        want: Want,
+        options: dict[str, Any],
+        seeds: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        if any(isinstance(a, TracedArray) for a in x):
+            return self._compose(x, want, seeds or {})
+        job = outside_compilers(self._prepare, x, want, options, seeds)
+        return {
+            k: self._shaped(k, a, job.batch, job.want, job.xp) for k, a in job.results().items()
+        }
+
+    def _prepare(
+        self,
+        x: Sequence[Any],
+        want: Want,
+        options: dict[str, Any],
+        seeds: Mapping[str, Any] | None,
+    ) -> _Job:
+        """All of an evaluation but the arithmetic: checks, plan, program, bound constants."""
+        limit, threads, progress, parameters = evaluation_options(options)
+        backend, dtype, batch = self._check_inputs(x)
+        xp = backend.xp
+        n = math.prod(batch)
+        inputs = {
+            f"x{i}": xp.reshape(a, (n, math.prod(s)))
+            for i, (a, s) in enumerate(zip(x, self.in_shapes, strict=True))
+        }
+        device = backend.device(x[0])
+        own: dict[str, Any] = {}
+        if seeds:
+            want, own = self._seeds(seeds, want, backend, dtype, device, batch, inputs)
+        plan = self._plan(want, n)
+        itemsize = 4 if dtype == "float32" else 8
+        self._check_memory(plan, n, itemsize, limit, backend)
+        shapes = {k: v.shape for k, v in plan.program.outputs.items()}
+        if n == 0:
+            zero = xp.reshape(x[0], (-1,))[:0]
+            return _Job(want, batch, xp, shapes, inputs=inputs, zero=zero)
+        params = self._parameters() if parameters is None else self._given(parameters)
+        arrays = [*inputs.values(), *own.values(), *params.values()]
+        traced = backend.traced([a for a in arrays if backend.owns(a)])
+        run = self._run(plan, n, itemsize, limit, threads, progress, backend, traced)
+        compiled = plan.compiled(backend)
+        keep = parameters is None and not traced
+        bind, bound = self._bind(plan, compiled, backend, dtype, device, params, keep)
+        return _Job(want, batch, xp, shapes, compiled, bind, bound, inputs, own, run)
+
+    def _check_inputs(self, x: Sequence[Any]) -> tuple[Backend, str, Shape]:
+        if len(x) != len(self.in_shapes):
+            raise ShapeError(f"{len(self.in_shapes)} inputs are expected, got {len(x)}")
+        found: tuple[Backend, str, Shape] | None = None
+        for a, shape in zip(x, self.in_shapes, strict=True):
+            backend = backend_of(a)
+            if backend is None:
+                raise BackendError(
+                    f"x is a {type(a).__module__}.{type(a).__name__}: pass an array of "
+                    f"{', '.join(known_backends())}"
+                )
+            if self._pinned is not None and self._pinned[0] != backend.name:
+                raise BackendError(
+                    f"x is a {backend.name} array, the parameters are pinned to {self._pinned[0]}: "
+                    f"pass a {self._pinned[0]} array, or call to('{backend.name}') first"
+                )
+            dtype = backend.dtype_name(a)
+            if dtype not in DTYPES:
+                raise DTypeError(
+                    f"x has dtype {dtype}, float32 or float64 is expected: convert it, "
+                    "for example x.astype('float64')"
+                )
+            got = tuple(int(s) for s in a.shape)
+            k = len(shape)
+            if len(got) < k or got[len(got) - k :] != shape:
+                expected = ", ".join(["...", *map(str, shape)])
+                raise ShapeError(
+                    f"x has shape {got}, ({expected}) is expected: "
+                    f"the last {'axis holds' if k == 1 else f'{k} axes hold'} one sample"
+                )
+            batch = got[: len(got) - k]
+            if found is None:
+                found = (backend, dtype, batch)
+            elif (found[0].name, found[1]) != (backend.name, dtype):
+                raise BackendError(
+                    f"inputs are {found[0].name} {found[1]} and {backend.name} {dtype}: make them "
+                    "of one array library and dtype"
+                )
+            elif found[2] != batch:
+                raise ShapeError(
+                    f"inputs have batch shapes {found[2]} and {batch}: make them equal"
+                )
+        assert found is not None
+        return found
+
+    def _seeds(
+        self,
+        seeds: Mapping[str, Any],
+        want: Want,
+        backend: Backend,
+        dtype: str,
+        device: Any,
+        batch: Shape,
+        inputs: dict[str, Any],
+    ) -> tuple[Want, dict[str, Any]]:
+        """Directions as the program takes them; batched ones join the inputs."""
+        xp, n = backend.xp, math.prod(batch)
+        if "v" in seeds:
+            v = backend.asarray(same_library(seeds["v"], backend), dtype, device)
+            name = "v" if want.left is not None else "w"
+            return want, {name: v if name == "v" else xp.permute_dims(v, (1, 0))}
+        if "lam" in seeds:
+            lam = backend.asarray(same_library(seeds["lam"], backend), dtype, device)
+            out = self.out_shape
+            size = math.prod(out)
+            got = tuple(int(s) for s in lam.shape)
+            if got == out:
+                return want, {"w": xp.reshape(lam, (size,))}
+            if got == batch + out:
+                inputs["w"] = xp.reshape(lam, (n, size))
+                return Want(**{**want.__dict__, "batched_right": True}), {}
+            raise ShapeError(f"lam has shape {got}, {out} or {batch + out} is expected")
+        parts = []
+        for p, shape in zip(seeds["p"], self.in_shapes, strict=True):
+            p = backend.asarray(same_library(p, backend), dtype, device)
+            got = tuple(int(s) for s in p.shape)
+            if got == shape:
+                p = xp.broadcast_to(p, batch + shape)
+            elif got != batch + shape:
+                raise ShapeError(f"p has shape {got}, {shape} or {batch + shape} is expected")
+            parts.append(xp.reshape(p, (n, math.prod(shape))))
+        inputs["p"] = parts[0] if len(parts) == 1 else xp.concat(parts, axis=1)
+        return want, {}
+
+    def _plan(self, want: Want, n: int) -> Plan:
+        """The cached plan for this signature and this magnitude of n."""
+        from hessarray.plan.plan import make_plan
+
+        graph = self.graph()
+        bucket = 0 if n <= 1 else round(math.log10(n))
+        key = (want, bucket)
+        plan = self._plans.get(key)
+        if plan is None:
+            with self._lock:
+                plan = self._plans.get(key)
+                if plan is None:
+                    plan = self._plans[key] = make_plan(graph, want, 10**bucket)
+        return plan
+
+    def _check_memory(
+        self, plan: Plan, n: int, itemsize: int, limit: int | None, backend: Backend
+    ) -> None:
+        if limit is None:
+            limit = backend.memory()
+        if limit is None:
+            return
+        result = plan.result_entries * n * itemsize
+        least = (plan.entries_once + plan.entries_per_sample) * itemsize
+        if result + least > limit:
+            wanted = " and ".join(plan.want.names())
+            less = (
+                "hvp(x, p), weighted_hessian(x, lam) or laplacian(x) need less"
+                if plan.want.second == "hessian"
+                else "pass fewer samples at a time"
+            )
+            raise MemoryLimitError(
+                f"{wanted} of {n} samples would take {result + least:,} bytes "
+                f"({result:,} for the result), the limit is {limit:,}: {less}, or raise "
+                "memory_limit"
+            )
+
+    def _run(
+        self,
+        plan: Plan,
+        n: int,
+        itemsize: int,
+        limit: int | None,
+        threads: int | None,
+        progress: Any,
+        backend: Backend,
+        traced: bool,
+    ) -> Run:
+        if traced:
+            return Run(n, max(n, 1), 1, None)
+        room = None
+        if limit is not None:
+            room = max(limit - (plan.result_entries * n + plan.entries_once) * itemsize, 1)
+        each = plan.program.flops[1]
+        work = Work(n, plan.entries_per_sample * itemsize, each, room, threads)
+        chunk, threads = backend.schedule(work)
+        return Run(n, chunk, threads, progress_callback(progress, n))
+
+    def _bind(
+        self,
+        plan: Plan,
+        compiled: Any,
+        backend: Backend,
+        dtype: str,
+        device: Any,
+        params: Mapping[str, Any],
+        keep: bool,
+    ) -> tuple[Any, Any]:
+        """Constants folded from the parameters; kept until a parameter is replaced.
+
+        Under a tape or a compiler they are folded anew inside it: then what to fold comes back.
+        """
+        stamps = tuple(backend.stamp(a) for a in params.values()) if keep else ()
+        key = (id(plan), backend.name, dtype, device)
+        keep = keep and None not in stamps
+        if keep:
+            known = self._bound.get(key)
+            if known is not None and known[0] == stamps:
+                return None, known[1]
+        arrays = {
+            k: backend.asarray(same_library(a, backend), dtype, device) for k, a in params.items()
+        }
+        constants = {
+            k: backend.asarray(a, dtype if a.dtype.kind == "f" else None, device)
+            for k, a in plan.program.made_constants()
+        }
+        if not keep:
+            return (arrays, constants), None
+        bound = compiled.bind(arrays, constants)
+        # Parameters and plan are kept alive with their ids: these must not be used again.
+        self._bound[key] = (stamps, bound)
+        self._bound[key, "alive"] = ((), (plan, *params.values()))
+        return None, bound
+
+    def _given(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        known = self._parameters()
+        check_names(parameters, known, complete=True)
+        return {k: parameters[k] for k in known}
+
+    def _shaped(self, name: str, a: Any, batch: Shape, want: Want, xp: Any) -> Any:
+        """A flat result in the shapes of inputs and output; split over several inputs."""
+        out = self.out_shape
+        if want.right is not None and name != "value":
+            out = (want.right,) if want.right else ()
+        if name == "value":
+            return xp.reshape(a, batch + out)
+        if name == "laplacian":
+            return xp.reshape(a, (*batch, 1, *out))
+        if want.left is not None:
+            k = (want.left,) * (2 if name == "hessian" else 1)
+            return xp.reshape(a, batch + k + out)
+        if len(self.in_shapes) == 1:
+            times = 2 if name == "hessian" else 1
+            return xp.reshape(a, batch + self.in_shape * times + out)
+        ends = np.cumsum([0, *map(math.prod, self.in_shapes)]).tolist()
+        spans = [(s, slice(i, j)) for s, i, j in zip(self.in_shapes, ends, ends[1:], strict=False)]
+        every = () if isinstance(a, TracedArray) else (slice(None),)  # the batch axis
+        if name != "hessian":
+            return tuple(xp.reshape(a[*every, i, ...], batch + s + out) for s, i in spans)
+        return tuple(
+            tuple(xp.reshape(a[*every, i, k, ...], batch + s + t + out) for t, k in spans)
+            for s, i in spans
+        )
+
+    def _compose(self, x: Sequence[Any], want: Want, seeds: Mapping[str, Any]) -> dict[str, Any]:
+        if seeds:
+            raise ShapeError(
+                "directions cannot be traced: contract the gradient or Hessian with them instead"
+            )
+        builder = next(a.builder for a in x if isinstance(a, TracedArray))
+        graph = self.graph()
+        nodes = derived_nodes(graph, want)
+        params = {k: plain(v) for k, v in self._parameters().items()}
+        found = {}
+        for name, node in nodes.items():
+            flat = inline(graph, node, builder, x, params)
+            found[name] = self._shaped(name, flat, (), want, flat.__array_namespace__())
+        return found
+
+
+def derived_nodes(graph: Graph, want: Want) -> dict[str, Any]:
+    """The wanted derivatives as nodes of one sample."""
+    from hessarray.plan.derive import Bracket, derive
+
+    return derive(graph, want, Bracket())[1]
