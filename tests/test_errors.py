@@ -387,14 +387,6 @@ def sorted_entries(xp, x):
     return xp.stack(sorted(x))
 
 
-def remainder(xp, x):
-    return x % 2.0
-
-
-def floor_division(xp, x):
-    return x // 2.0
-
-
 def to_int_dtype(xp, x):
     return xp.astype(x, xp.int64)
 
@@ -452,8 +444,6 @@ UNTRACEABLE = {
     assign: ["x[...] = value", "xp.where"],
     built_in_max: ["bool(x)"],
     sorted_entries: ["bool(x)"],
-    remainder: ["%"],
-    floor_division: ["//"],
     to_int_dtype: ["astype", "int64"],
     complex_constant: ["complex"],
     word_constant: ["<U1", "real"],

@@ -197,7 +197,7 @@ def test_chunks_and_threads_do_not_change_the_result():
 
 
 def test_opt_einsum_orders_every_product():
-    """The path search is called with the batch index: folding wins for many samples, not for one."""
+    """The path search sees the batch index: folding wins for many samples, not for one."""
     sizes = (("a", 10), ("b", 10), ("i", 64))
     terms, output = ("ai", "bi", ".i"), ".ab"
     many = contraction_path(terms, output, (*sizes, (".", 100_000)))

@@ -527,7 +527,7 @@ def tensordot(a: Any, b: Any, /, *, axes: Any = 2) -> TracedArray:
     )
 
 
-def vecdot(a: Any, b: Any, /, *, axis: int = -1) -> TracedArray:
+def vecdot(a: Any, b: Any, /, *, axis: int = -1) -> Any:
     return sum(multiply(a, b), axis=axis)
 
 
@@ -768,13 +768,15 @@ NUMPY_NAMES = {
 }
 
 FUNCTIONS = frozenset(
-    """abs acos acosh add asin asinh atan atan2 atanh broadcast_arrays broadcast_to ceil clip concat
-    cos cosh divide einsum equal erf erfc exp expand_dims expm1 flip floor floor_divide greater greater_equal
-    hypot isnan less less_equal log log10 log1p log2 logaddexp logical_and logical_not logical_or
-    logical_xor matmul matrix_transpose max maximum mean min minimum moveaxis multiply negative
-    not_equal ones_like permute_dims positive pow prod reciprocal remainder reshape roll round sign sin sinh
-    sqrt square squeeze stack std stop_gradient subtract sum take tan tanh tensordot trunc var
-    vecdot where zeros_like full_like""".split()
+    """
+    abs acos acosh add asin asinh atan atan2 atanh broadcast_arrays broadcast_to ceil clip
+    concat cos cosh divide einsum equal erf erfc exp expand_dims expm1 flip floor floor_divide
+    full_like greater greater_equal hypot isnan less less_equal log log10 log1p log2 logaddexp
+    logical_and logical_not logical_or logical_xor matmul matrix_transpose max maximum mean min
+    minimum moveaxis multiply negative not_equal ones_like permute_dims positive pow prod
+    reciprocal remainder reshape roll round sign sin sinh sqrt square squeeze stack std
+    stop_gradient subtract sum take tan tanh tensordot trunc var vecdot where zeros_like
+    """.split()
 )
 
 

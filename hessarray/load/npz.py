@@ -72,9 +72,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     for member in archive.infolist():
         parts = PurePosixPath(member.filename)
         if parts.suffix != ".npy" or parts.is_absolute() or ".." in parts.parts:
-            raise LoadError(
-                f"{path}: {shown(member.filename)} is no .npy member of an npz file"
-            )
+            raise LoadError(f"{path}: {shown(member.filename)} is no .npy member of an npz file")
         name = member.filename[: -len(".npy")]
         if name in members:
             raise LoadError(f"{path}: tensor {shown(name)} appears twice")
