@@ -19,7 +19,7 @@ __all__ = ["NumpyBackend"]
 
 # Intermediates of one chunk: large enough that the interpreter lock is rarely asked for, small
 # enough to stay in the last-level cache (docs/performance.md has the measurement).
-_CACHE_BYTES = 4 << 20
+_CACHE_BYTES = 6 << 20
 # Few large samples: GEMMs over fewer samples than this lose more than the cache gives back.
 _LEAST_CHUNK, _MOST_BYTES = 32, 24 << 20
 _WORTH_A_THREAD = 2_000_000  # flops, below which handing them to a thread costs more
@@ -66,10 +66,11 @@ class NumpyBackend:
         if work.n * work.flops_per_sample < _WORTH_A_THREAD:
             threads = 1
         chunk = max(work.fitting(_CACHE_BYTES), min(_LEAST_CHUNK, work.fitting(_MOST_BYTES)))
-        chunk = min(chunk, -(-work.n // threads))
         if work.room is not None:
             chunk = min(chunk, work.fitting(work.room // threads))
-        return (chunk if chunk < 8 else chunk - chunk % 8), threads  # buffers on cache lines
+        # As many chunks for every thread: the last one must not leave the others waiting.
+        pieces = -(-work.n // (chunk * threads)) * threads
+        return max(-(-work.n // pieces), 1), threads
 
     def memory(self) -> int | None:
         try:

@@ -61,7 +61,7 @@ class TorchBackend:
         return out.requires_grad_(True)
 
     def compile(self, program: Any, source: str, layout: Any) -> Executable:
-        return FunctionalExecutable(self.xp, source)
+        return _TorchExecutable(self.xp, source)
 
     def schedule(self, work: Work) -> tuple[int, int]:
         return work.fitting(work.room or _LIMIT), 1
@@ -72,3 +72,10 @@ class TorchBackend:
     def synchronize(self) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
+
+
+class _TorchExecutable(FunctionalExecutable):
+    """Results are contiguous: torch scripts call ``view`` on what they get."""
+
+    def run(self, *arguments: Any) -> tuple[Any, ...]:
+        return tuple(a.contiguous() for a in super().run(*arguments))

@@ -1,13 +1,15 @@
-"""A network's architecture as plain data: names from a fixed table and numbers, nothing to import."""
+"""A network's architecture as plain data: names from a table, numbers, nothing to import."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from hessarray.activations import ACTIVATIONS, Elementary, activation
+from hessarray.activations import ACTIVATIONS, activation
 from hessarray.errors import LoadError
 from hessarray.layers import (
     Dense,
@@ -17,11 +19,12 @@ from hessarray.layers import (
     Quadratic,
     Residual,
 )
+from hessarray.load.limits import shown
 from hessarray.networks import Network
 
 __all__ = ["from_architecture", "to_architecture"]
 
-# Class and the constructor arguments that a file may hold, with the attribute of each.
+# Class, and the constructor arguments that a file holds with the attribute of each.
 _LAYERS: dict[str, tuple[type[Layer], dict[str, str]]] = {
     "Dense": (Dense, {"in_features": "in_features", "out_features": "out_features"}),
     "Residual": (Residual, {"width": "in_features", "h": "h"}),
@@ -36,9 +39,23 @@ _LAYERS: dict[str, tuple[type[Layer], dict[str, str]]] = {
     ),
 }
 _ACTIVATED = ("Dense", "Residual", "InputConvex")
+_FIRST_MAY_BE_NONE = ("InputConvex", "InputConvexQuadratic")
+# What an activation takes, in the order of ``Elementary.parameters``.
+_PARAMETERS = {
+    "softplus": ("beta", "threshold"),
+    "leaky_relu": ("negative_slope",),
+    "elu": ("alpha",),
+    "celu": ("alpha",),
+    "hardtanh": ("min_val", "max_val"),
+}
+_MAX_WIDTH = 2**31 - 1
+_MAX_DEPTH = 20
 
 
-def to_architecture(network: Network) -> list[dict[str, Any]]:
+# ---- writing -------------------------------------------------------------------------------
+
+
+def to_architecture(network: Network, prefix: str = "") -> list[dict[str, Any]]:
     """The layers as JSON-ready data.
 
     Raises
@@ -46,36 +63,50 @@ def to_architecture(network: Network) -> list[dict[str, Any]]:
     LoadError
         A layer or an activation is the user's own: a file cannot name it.
     """
+    for method in ("__call__", "_apply"):
+        if getattr(type(network), method) is not getattr(Network, method):
+            raise LoadError(
+                f"{type(network).__name__} computes by code of its own, which a file cannot hold: "
+                "save net.parameters() with numpy.savez instead"
+            )
     found: list[dict[str, Any]] = []
-    for i, layer in enumerate(network):
-        name = type(layer).__name__
+    layer: Any
+    for i, layer in enumerate(network.layers):
+        place, name = f"{prefix}{i}", type(layer).__name__
         if isinstance(layer, Network):
-            found.append({"layer": "Network", "layers": to_architecture(layer)})
+            found.append({"layer": "Network", "layers": to_architecture(layer, f"{place}.")})
             continue
         if _LAYERS.get(name, (None,))[0] is not type(layer):
             raise LoadError(
-                f"layer {i} ({name}) is no layer of hessarray and cannot be described in a file: "
-                "save net.parameters() with numpy.savez instead"
+                f"layer {place} ({name}) is no layer of hessarray and cannot be described in a "
+                "file: save net.parameters() with numpy.savez instead"
             )
         entry: dict[str, Any] = {"layer": name}
-        entry |= {k: getattr(layer, a) for k, a in _LAYERS[name][1].items()}
+        for k, attribute in _LAYERS[name][1].items():
+            value = getattr(layer, attribute)  # perhaps a number of NumPy's
+            entry[k] = None if value is None else float(value) if k == "h" else int(value)
         if name in _ACTIVATED:
-            entry |= {"act": _named(layer.act, i), "bias": layer.bias}
+            entry |= {"act": _named(layer.act, place), "bias": layer.b is not None}
         found.append(entry)
     return found
 
 
-def _named(act: Any, i: int) -> list[Any]:
+def _named(act: Any, place: str) -> list[Any]:
     """[name, parameters] of an activation of the table."""
     for name, known in ACTIVATIONS.items():
-        if known is act or (isinstance(known, Elementary) and known == act):
+        if known == act:
             return [name, []]
-    if isinstance(act, Elementary) and act.name in ACTIVATIONS:
-        return [act.name, list(act.parameters)]
+    values = list(getattr(act, "parameters", ()))
+    for name, names in _PARAMETERS.items():
+        if name == getattr(act, "name", None) and len(values) <= len(names):
+            return [name, values]
     raise LoadError(
-        f"layer {i} has an activation that is a plain function, which a file cannot hold: "
+        f"layer {place} has an activation that is a plain function, which a file cannot hold: "
         "give it a name with register_activation"
     )
+
+
+# ---- reading -------------------------------------------------------------------------------
 
 
 def from_architecture(
@@ -88,81 +119,109 @@ def from_architecture(
     LoadError
         The description names an unknown layer or activation, or does not fit the arrays.
     """
-    used: set[str] = set()
-    network = Network(*_build(layers, arrays, "", path, used))
-    unused = [k for k in arrays if k not in used]
-    if unused:
-        raise LoadError(f"{path}: tensor '{unused[0]}' belongs to no layer of the architecture")
+    reader = _Reader(arrays, path)
+    network = reader.network(layers, "")
+    unused = next((k for k in arrays if k not in reader.used), None)
+    if unused is not None:
+        raise LoadError(f"{path}: tensor {shown(unused)} belongs to no layer of the architecture")
     return network
 
 
-def _build(
-    layers: Any, arrays: Mapping[str, Any], prefix: str, path: str, used: set[str], depth: int = 0
-) -> list[Any]:
-    if not isinstance(layers, list) or not layers or depth > 20:
-        raise LoadError(f"{path}: the architecture is no list of layers")
-    built: list[Any] = []
-    for i, entry in enumerate(layers):
-        here = f"{prefix}{i}."
+@dataclass(frozen=True)
+class _Reader:
+    """Builds layers from entries and arrays; ``used`` collects the names that were read."""
+
+    arrays: Mapping[str, Any]
+    path: str
+    used: set[str] = field(default_factory=set)
+
+    def network(self, entries: Any, prefix: str) -> Network:
+        if not isinstance(entries, list) or not entries:
+            raise LoadError(f"{self.path}: {_place(prefix)} is no list of layers")
+        if prefix.count(".") > _MAX_DEPTH:
+            raise LoadError(f"{self.path}: networks are nested more than {_MAX_DEPTH} deep")
+        built = [self.layer(entry, f"{prefix}{i}.") for i, entry in enumerate(entries)]
+        try:
+            return Network(*built)
+        except ValueError as error:  # neighbours of different widths
+            raise LoadError(f"{self.path}: {_place(prefix)}: {shown(error)}") from None
+
+    def layer(self, entry: Any, prefix: str) -> Any:
         if not isinstance(entry, dict) or not isinstance(entry.get("layer"), str):
-            raise LoadError(f"{path}: entry {here[:-1]} of the architecture is no layer")
-        entry = dict(entry)
-        kind = entry.pop("layer")
-        if kind == "Network":
-            inner = _build(entry.get("layers"), arrays, here, path, used, depth + 1)
-            built.append(Network(*inner))
-            continue
+            raise LoadError(f"{self.path}: entry {prefix[:-1]} of the architecture is no layer")
+        given = {k: v for k, v in entry.items() if k != "layer"}
+        kind = entry["layer"]
+        where = f"{self.path}: layer {prefix[:-1]} ({kind})"
+        if kind == "Network" and set(given) == {"layers"}:
+            return self.network(given["layers"], prefix)
         if kind not in _LAYERS:
             raise LoadError(
-                f"{path}: layer '{kind}' is unknown, supported are {', '.join(_LAYERS)}"
+                f"{self.path}: layer {prefix[:-1]} is {shown(kind)}, "
+                f"supported are {', '.join((*_LAYERS, 'Network'))}"
             )
-        built.append(_layer(kind, entry, arrays, here, path, used))
-    return built
+        names = _LAYERS[kind][1]
+        expected = {*names, *(("act", "bias") if kind in _ACTIVATED else ())}
+        if set(given) != expected:
+            raise LoadError(f"{where} needs exactly {', '.join(sorted(expected))}")
+        for k in names:
+            _check_number(where, kind, k, given[k])
+        if kind in _ACTIVATED:
+            if not isinstance(given["bias"], bool):
+                raise LoadError(f"{where} has bias={shown(given['bias'])}, true or false expected")
+            given["act"] = _activation(where, given["act"])
+        make: Callable[..., Any] = _LAYERS[kind][0]
+        try:
+            layer = make(**given, seed=...)  # takes no memory: shapes are compared first
+        except ValueError as error:
+            raise LoadError(f"{where}: {shown(error)}") from None
+        for k, (shape, _, _) in layer._ranges().items():
+            setattr(layer, k, self.tensor(prefix + k, shape))
+        return layer
 
-
-def _layer(
-    kind: str,
-    entry: dict[str, Any],
-    arrays: Mapping[str, Any],
-    here: str,
-    path: str,
-    used: set[str],
-) -> Layer:
-    cls, names = _LAYERS[kind]
-    allowed = {*names, *(("act", "bias") if kind in _ACTIVATED else ())}
-    if set(entry) != allowed:
-        raise LoadError(
-            f"{path}: layer {here[:-1]} ({kind}) needs exactly {', '.join(sorted(allowed))}"
-        )
-    for k in names:
-        if not isinstance(entry[k], (int, float, type(None))) or isinstance(entry[k], bool):
-            raise LoadError(f"{path}: layer {here[:-1]} ({kind}) has {k}={entry[k]!r}, no number")
-    try:
-        if "act" in entry:
-            entry["act"] = _activation(*entry["act"])
-        make: Callable[..., Any] = cls
-        layer = make(**entry, seed=...)  # no memory is taken before the shapes were compared
-        shapes = {k: shape for k, (shape, _, _) in layer._ranges().items()}
-    except (TypeError, ValueError, KeyError) as error:
-        raise LoadError(f"{path}: layer {here[:-1]} ({kind}): {error}") from None
-    for k, shape in shapes.items():
-        got = arrays.get(here + k)
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Any:
+        got = self.arrays.get(name)
         if got is None or got.shape != shape:
             has = "is missing" if got is None else f"has shape {got.shape}"
-            raise LoadError(f"{path}: tensor '{here}{k}' {has}, {shape} is expected")
-        setattr(layer, k, got)
-        used.add(here + k)
-    return layer  # type: ignore[no-any-return]
+            raise LoadError(f"{self.path}: tensor '{name}' {has}, {shape} is expected")
+        self.used.add(name)
+        return got
 
 
-def _activation(name: Any, parameters: Any) -> Any:
-    known = ACTIVATIONS.get(name) if isinstance(name, str) else None
-    if not parameters:
-        return activation(name)
-    if (
-        known is None
-        or not callable(known)
-        or not all(isinstance(p, (int, float)) for p in parameters)
-    ):
-        raise ValueError(f"activation {name!r} with parameters {parameters!r} is unknown")
-    return known(*parameters)
+def _place(prefix: str) -> str:
+    return f"network {prefix[:-1]}" if prefix else "the architecture"
+
+
+def _check_number(where: str, kind: str, name: str, value: Any) -> None:
+    if name == "h":
+        limit = sys.float_info.max
+        if not _is_number(value) or not -limit <= value <= limit:
+            raise LoadError(f"{where} has h={shown(value)}, a finite number is expected")
+        return
+    if value is None and name == "in_features" and kind in _FIRST_MAY_BE_NONE:
+        return
+    least = 0 if name == "rank" else 1
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MAX_WIDTH:
+        raise LoadError(
+            f"{where} has {name}={shown(value)}, a whole number from {least} to {_MAX_WIDTH} is "
+            "expected"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _activation(where: str, act: Any) -> Any:
+    if not (isinstance(act, list) and len(act) == 2 and isinstance(act[0], str)):
+        raise LoadError(f"{where} has act={shown(act)}, [name, parameters] is expected")
+    name, values = act
+    names = _PARAMETERS.get(name, ())
+    if not isinstance(values, list) or len(values) > len(names) or not all(map(_is_number, values)):
+        raise LoadError(
+            f"{where} has activation {shown(name)} with parameters {shown(values)}, at most "
+            f"{len(names)} numbers are expected"
+        )
+    try:
+        return activation(name, **dict(zip(names, values, strict=False)))
+    except (ValueError, OverflowError) as error:
+        raise LoadError(f"{where}: {shown(error)}") from None

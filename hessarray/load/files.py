@@ -11,6 +11,7 @@ import numpy as np
 from hessarray.errors import LoadError
 from hessarray.function import Function
 from hessarray.load.architecture import from_architecture, to_architecture
+from hessarray.load.limits import shown
 from hessarray.load.npz import read_npz, write_npz
 from hessarray.load.pairs import from_pairs
 from hessarray.load.safetensors_file import read_safetensors, write_safetensors
@@ -79,7 +80,7 @@ def load(
     bad = [k for k, a in arrays.items() if not np.all(np.isfinite(a))]
     if bad:
         more = f" (and {len(bad) - 1} more)" if bad[1:] else ""
-        warnings.warn(f"{path}: tensor '{bad[0]}'{more} holds NaN or infinity", stacklevel=2)
+        warnings.warn(f"{path}: tensor {shown(bad[0])}{more} holds NaN or infinity", stacklevel=2)
     return network
 
 

@@ -35,6 +35,7 @@ def shown(value: Any) -> str:
 
 
 def check_count(path: Path, count: int) -> None:
+    """The number of tensors, before each is looked at."""
     if count > _MAX_TENSORS:
         raise LoadError(f"{path}: {count} tensors are more than {_MAX_TENSORS}")
 

@@ -57,7 +57,8 @@ def from_pairs(
             )
         last = i == len(weights) - 1
         bias = biases.get(numbers)
-        layer = Dense(*K.shape, final_act if last else act, bias is not None, seed=...)
+        rows, columns = K.shape
+        layer = Dense(rows, columns, final_act if last else act, bias is not None, seed=...)
         layer.K = K
         if bias is not None:
             layer.b = arrays[bias]
@@ -75,7 +76,7 @@ def _ordered(names: Iterable[str], path: str) -> dict[Numbers, str]:
     found: dict[Numbers, str] = {}
     stems: dict[str, str] = {}
     for name in names:
-        stems.setdefault(re.sub(r"[\W_]*[0-9]+", "", name), name)
+        stems.setdefault("".join(filter(str.isalpha, name)), name)
         other = found.setdefault(_numbers(name), name)
         first = next(iter(stems.values()))
         if len(stems) > 1 or other != name:

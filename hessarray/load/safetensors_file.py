@@ -44,6 +44,7 @@ def read_safetensors(path: Path, limit: int) -> tuple[Arrays, str | None]:
 
 
 def write_safetensors(file: BinaryIO, arrays: Mapping[str, Any], text: str | None) -> None:
+    """What ``safetensors.numpy.save_file`` writes, the architecture among its metadata."""
     metadata = None if text is None else {ARCHITECTURE: text}
     file.write(_library().numpy.save(dict(arrays), metadata))
 

@@ -22,9 +22,10 @@ __all__ = ["from_torch"]
 def from_torch(module: Any) -> Network:
     """A network with the weights of a torch module, copied to NumPy.
 
-    Supported are hessQuik's networks, layers and activations, and ``torch.nn.Sequential`` (nested
-    ones too) of ``Linear``, ``Identity``, ``Dropout`` (which does nothing here) and the activations
-    of the table.
+    Supported are the networks, layers and activations of hessQuik and of ``hessarray.hessquik``,
+    and ``torch.nn.Sequential`` (nested ones too) of ``Linear``, ``Identity``, ``Dropout`` (which
+    does nothing here) and the activations of the table. Modules with a ``forward`` of their own or
+    with hooks are refused: what they compute cannot be known.
 
     Raises
     ------
@@ -36,120 +37,130 @@ def from_torch(module: Any) -> Network:
     >>> import torch, hessarray as ha  # doctest: +SKIP
     >>> net = ha.from_torch(torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh()))
     """
-    layers = _layers(module, type(module).__name__)
+    layers: list[Any] = []
+    place = type(module).__name__
+    _collect(module, place, layers)
+    if len(layers) == 1 and isinstance(layers[0], Network):
+        return layers[0]
+    return _network(layers, place)
+
+
+def _network(layers: list[Any], place: str) -> Network:
     if not layers:
-        raise LoadError(f"{type(module).__name__} has no layers")
-    return layers[0] if len(layers) == 1 and isinstance(layers[0], Network) else Network(*layers)
+        raise LoadError(f"{place} has no layers")
+    try:
+        return Network(*layers)
+    except ValueError as error:  # neighbours of different widths
+        raise LoadError(f"{place}: {error}") from None
 
 
-def _layers(module: Any, place: str) -> list[Any]:
-    """The module as a list of layers; an activation joins the dense layer before it."""
-    kind = _kind(module)
-    if kind in _LAYERS:
-        return [_LAYERS[kind](module)]
-    children = list(module.named_children()) if hasattr(module, "named_children") else []
-    if kind not in ("Sequential", "NN", "fullyConnectedNN", "resnetNN", "ICNN"):
-        supported = ", ".join(sorted({*_LAYERS, *_ACTIVATIONS, "Sequential"}))
-        raise LoadError(f"{place}: torch module {kind} is not supported, supported are {supported}")
-    found: list[Any] = []
-    free = False  # does the last layer still lack an activation?
-    for name, child in children:
-        kind = _kind(child)
-        here = f"{place}.{name}"
-        if kind in ("Identity", "Dropout"):
-            continue
-        if kind in _ACTIVATIONS:
-            if not free:
-                raise LoadError(f"{here}: activation {kind} follows no Linear layer")
-            found[-1].act = _ACTIVATIONS[kind](child)
-            free = False
-        elif kind == "Sequential":
-            inner = _layers(child, here)
-            found += inner
-            free = bool(inner) and _is_bare(inner[-1])
-        else:
-            inner = _layers(child, here)
-            found.append(inner[0] if len(inner) == 1 else Network(*inner))
-            free = kind == "Linear"
-    return found if kind != "NN" else [Network(*found)]
+def _collect(module: Any, place: str, layers: list[Any]) -> None:
+    """Append what the module computes; an activation joins the dense layer before it."""
+    kind = _kind(module, place)
+    if kind in _ACTIVATIONS:
+        last = layers[-1] if layers else None
+        if not isinstance(last, Dense) or last.act is not activation("identity"):
+            raise LoadError(f"{place}: activation {kind} follows no Linear layer")
+        last.act = _ACTIVATIONS[kind](module)
+    elif kind in ("Sequential", "NN"):
+        inner = layers if kind == "Sequential" else []
+        # named_children() would leave out a module that is there twice, such as a shared Tanh().
+        for name, child in module._modules.items():
+            _collect(child, f"{place}.{name}", inner)
+        if kind == "NN":
+            layers.append(_network(inner, place))
+    elif kind in _LAYERS:
+        try:
+            layers.append(_LAYERS[kind](module, place))
+        except LoadError:
+            raise
+        except (AttributeError, TypeError, ValueError) as error:
+            raise LoadError(f"{place} ({kind}): {error}") from None
 
 
-def _is_bare(layer: Any) -> bool:
-    return isinstance(layer, Dense) and layer.act is activation("identity")
-
-
-def _kind(module: Any) -> str:
-    """The class name, or that of a base class that is known (a user's subclass of NN, say)."""
+def _kind(module: Any, place: str) -> str:
+    """Name of the class, or of its base class, in torch.nn, hessQuik or hessarray.hessquik."""
     for cls in type(module).__mro__:
-        if cls.__name__ in _LAYERS or cls.__name__ in _ACTIVATIONS:
+        if cls.__name__ in _KNOWN and cls.__module__.startswith(_HOMES):
+            if type(module).forward is not cls.forward:
+                break
+            if module._forward_hooks or module._forward_pre_hooks:
+                raise LoadError(
+                    f"{place}: {cls.__name__} has hooks, which may change what it computes: "
+                    "remove them"
+                )
             return cls.__name__
-    names = [cls.__name__ for cls in type(module).__mro__]
-    for name in ("NN", "Sequential", "Identity", "Dropout"):
-        if name in names:
-            return name
-    return type(module).__name__
+    raise LoadError(
+        f"{place}: torch module {type(module).__name__} is not supported, supported are "
+        f"{', '.join(sorted(_KNOWN))}"
+    )
 
 
-def _array(tensor: Any) -> Any:
+# ---- layers --------------------------------------------------------------------------------
+
+
+def _array(tensor: Any, place: str) -> Any:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in ("float32", "float64"):
+        raise LoadError(f"{place}: weights of dtype {dtype}, float32 or float64 is expected")
+    if tensor.is_meta:
+        raise LoadError(f"{place}: weights on the device 'meta' have no values")
     return tensor.detach().cpu().numpy()
 
 
-def _fill(layer: Any, module: Any, names: str) -> Any:
+def _fill(layer: Any, module: Any, names: str, place: str) -> Any:
     for name in names.split():
         tensor = getattr(module, name, None)
         if tensor is not None:
-            setattr(layer, name, _array(tensor))
+            setattr(layer, name, _array(tensor, place))
     return layer
 
 
-def _linear(module: Any) -> Any:
-    layer = Dense(module.in_features, module.out_features, bias=module.bias is not None, seed=...)
-    layer.K = _array(module.weight).T
-    if module.bias is not None:
-        layer.b = _array(module.bias)
+def _linear(m: Any, place: str) -> Any:
+    layer = Dense(m.in_features, m.out_features, bias=m.bias is not None, seed=...)
+    layer.K = _array(m.weight, place).T
+    if m.bias is not None:
+        layer.b = _array(m.bias, place)
     return layer
 
 
-def _act(module: Any) -> Any:
-    kind = _kind(module)
+def _act(module: Any, place: str) -> Any:
+    kind = _kind(module, f"{place}.act")
     if kind not in _ACTIVATIONS:
-        raise LoadError(
-            f"activation {kind} is not supported, supported are {', '.join(_ACTIVATIONS)}"
-        )
+        raise LoadError(f"{place}.act: {kind} is no activation")
     return _ACTIVATIONS[kind](module)
 
 
-def _single(m: Any) -> Any:
-    layer = Dense(m.in_features, m.out_features, _act(m.act), m.b is not None, seed=...)
-    return _fill(layer, m, "K b")
+def _single(m: Any, place: str) -> Any:
+    layer = Dense(m.in_features, m.out_features, _act(m.act, place), m.b is not None, seed=...)
+    return _fill(layer, m, "K b", place)
 
 
-def _resnet(m: Any) -> Any:
-    layer = Residual(m.width, m.h, _act(m.layer.act), m.layer.b is not None, seed=...)
-    return _fill(layer, m.layer, "K b")
+def _resnet(m: Any, place: str) -> Any:
+    inner = m.layer
+    layer = Residual(m.width, m.h, _act(inner.act, f"{place}.layer"), inner.b is not None, seed=...)
+    return _fill(layer, inner, "K b", place)
 
 
-def _icnn(m: Any) -> Any:
+def _icnn(m: Any, place: str) -> Any:
+    if getattr(m.nonneg, "__name__", "") != "softplus":
+        raise LoadError(f"{place}: ICNNLayer with nonneg={m.nonneg}, softplus is expected")
     layer = InputConvex(
-        m.input_dim, m.in_features, m.out_features, _act(m.act), m.b is not None, seed=...
+        m.input_dim, m.in_features, m.out_features, _act(m.act, place), m.b is not None, seed=...
     )
-    return _fill(layer, m, "L K b")
+    return _fill(layer, m, "L K b", place)
 
 
-def _quadratic(m: Any) -> Any:
-    return _fill(Quadratic(m.in_features, m.rank, seed=...), m, "v A mu")
+def _quadratic(m: Any, place: str) -> Any:
+    return _fill(Quadratic(m.in_features, m.rank, seed=...), m, "v A mu", place)
 
 
-def _quadratic_icnn(m: Any) -> Any:
+def _quadratic_icnn(m: Any, place: str) -> Any:
     layer = InputConvexQuadratic(m.input_dim, m.in_features, m.rank, seed=...)
-    return _fill(layer, m, "w v A mu")
+    return _fill(layer, m, "w v A mu", place)
 
 
-def _softplus(m: Any) -> Any:
-    return activation("softplus", beta=m.beta, threshold=m.threshold)
-
-
-_LAYERS: dict[str, Callable[[Any], Any]] = {
+_LAYERS: dict[str, Callable[[Any, str], Any]] = {
     "Linear": _linear,
     "singleLayer": _single,
     "resnetLayer": _resnet,
@@ -159,10 +170,15 @@ _LAYERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+# ---- activations ---------------------------------------------------------------------------
+
+
 def _plain(name: str, **attributes: str) -> Callable[[Any], Any]:
     """An activation by name, with parameters read from attributes of the module."""
     return lambda m: activation(name, **{k: getattr(m, a) for k, a in attributes.items()})
 
+
+_softplus = _plain("softplus", beta="beta", threshold="threshold")
 
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "identityActivation": _plain("identity"),
@@ -189,3 +205,6 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "Hardsigmoid": _plain("hard_sigmoid"),
     "Hardswish": _plain("hard_swish"),
 }
+
+_HOMES = ("torch.nn.modules.", "hessQuik.", "hessarray.hessquik.")
+_KNOWN = {*_LAYERS, *_ACTIVATIONS, "Dropout", "Identity", "NN", "Sequential"}

@@ -44,7 +44,10 @@ def lower(builder: Builder, outputs: dict[str, Node], n: int) -> Program:
     nodes = expand(builder, list(outputs.values()))
     nodes = fuse(builder, nodes)
     lowering = _Lowering(n, builder.hints)
-    values = {k: lowering.result(node) for k, node in zip(outputs, nodes, strict=True)}
+    # Second derivatives first: each Jacobian then meets its site while it is in the cache, and dies.
+    names = list(outputs)
+    found = {k: lowering.result(node) for k, node in reversed([*zip(names, nodes, strict=True)])}
+    values = {k: found[k] for k in names}
     return _live(lowering, values)
 
 
@@ -331,6 +334,10 @@ class _Lowering:
         if swap:
             x, y = y, x
         left, right = free(x[0]), free(y[0])
+        if target is not None and not y[1].rows:
+            # An operand without batch axis is permuted once, at the binding: let the result come
+            # out in the order that is wanted.
+            right.sort(key=target.index)
         sizes = {c: s for t, v in (x, y) for c, s in zip(t, v.shape, strict=True)}
 
         def count(letters: list[str]) -> int:
