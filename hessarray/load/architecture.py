@@ -46,6 +46,7 @@ _PARAMETERS = {
     "leaky_relu": ("negative_slope",),
     "elu": ("alpha",),
     "celu": ("alpha",),
+    "gelu": (),
     "hardtanh": ("min_val", "max_val"),
 }
 _MAX_WIDTH = 2**31 - 1
@@ -70,7 +71,6 @@ def to_architecture(network: Network, prefix: str = "") -> list[dict[str, Any]]:
                 "save net.parameters() with numpy.savez instead"
             )
     found: list[dict[str, Any]] = []
-    layer: Any
     for i, layer in enumerate(network.layers):
         place, name = f"{prefix}{i}", type(layer).__name__
         if isinstance(layer, Network):
@@ -82,11 +82,12 @@ def to_architecture(network: Network, prefix: str = "") -> list[dict[str, Any]]:
                 "file: save net.parameters() with numpy.savez instead"
             )
         entry: dict[str, Any] = {"layer": name}
+        values = vars(layer)
         for k, attribute in _LAYERS[name][1].items():
-            value = getattr(layer, attribute)  # perhaps a number of NumPy's
+            value = values[attribute]  # perhaps a number of NumPy's
             entry[k] = None if value is None else float(value) if k == "h" else int(value)
         if name in _ACTIVATED:
-            entry |= {"act": _named(layer.act, place), "bias": layer.b is not None}
+            entry |= {"act": _named(values["act"], place), "bias": values["b"] is not None}
         found.append(entry)
     return found
 
@@ -152,7 +153,9 @@ class _Reader:
         given = {k: v for k, v in entry.items() if k != "layer"}
         kind = entry["layer"]
         where = f"{self.path}: layer {prefix[:-1]} ({kind})"
-        if kind == "Network" and set(given) == {"layers"}:
+        if kind == "Network":
+            if set(given) != {"layers"}:
+                raise LoadError(f"{where} needs exactly layers")
             return self.network(given["layers"], prefix)
         if kind not in _LAYERS:
             raise LoadError(

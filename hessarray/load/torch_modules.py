@@ -80,16 +80,17 @@ def _collect(module: Any, place: str, layers: list[Any]) -> None:
 
 def _kind(module: Any, place: str) -> str:
     """Name of the class, or of its base class, in torch.nn, hessQuik or hessarray.hessquik."""
-    for cls in type(module).__mro__:
-        if cls.__name__ in _KNOWN and cls.__module__.startswith(_HOMES):
-            if type(module).forward is not cls.forward:
+    own: Any = type(module)
+    for cls in own.__mro__:
+        name: str = cls.__name__
+        if name in _KNOWN and cls.__module__.startswith(_HOMES):
+            if own.forward is not cls.forward:
                 break
             if module._forward_hooks or module._forward_pre_hooks:
                 raise LoadError(
-                    f"{place}: {cls.__name__} has hooks, which may change what it computes: "
-                    "remove them"
+                    f"{place}: {name} has hooks, which may change what it computes: remove them"
                 )
-            return cls.__name__
+            return name
     raise LoadError(
         f"{place}: torch module {type(module).__name__} is not supported, supported are "
         f"{', '.join(sorted(_KNOWN))}"

@@ -9,6 +9,9 @@ import numpy as np
 import peers
 import pytest
 
+# What the peers warn about is theirs.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
 CASE = {"d": 10, "width": 64, "depth": 4, "m": 1}
 N = 1000
 

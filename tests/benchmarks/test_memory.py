@@ -7,16 +7,19 @@ import subprocess
 import sys
 
 SCRIPT = """
-import json, resource
+import json
 import numpy as np
 import hessarray as ha
 layers = [ha.Dense(10, 64, act="tanh"), *(ha.Dense(64, 64, act="tanh") for _ in range(3))]
 net = ha.Network(*layers, ha.Dense(64, 1), seed=0)
 x = np.random.default_rng(0).standard_normal((200_000, 10))
 net.value_gradient_hessian(x[:10])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # kB; getrusage would report the parent's where that was larger
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+before = peak()
 result = net.value_gradient_hessian(x)
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+after = peak()
 out = sum(a.nbytes for a in result)
 print(json.dumps({"result_MiB": out / 2**20, "above_MiB": (after - before) / 2**10 - out / 2**20}))
 """
@@ -33,7 +36,7 @@ def test_peak_of_200_000_samples(benchmark, capsys):
     benchmark.extra_info.update(found)
     with capsys.disabled():
         print(f"\n200,000 samples: {found}")
-    assert found["above_MiB"] <= 96
+    assert 0 <= found["above_MiB"] <= 96
 
 
 def test_import(benchmark):
