@@ -144,6 +144,7 @@ import-contracts: $(TREE)/.ready
 doctest: $(TREE)/.ready $(TEST)/.ready
 	cd $(TREE) && $(CURDIR)/$(TEST)/bin/python -m pytest -p no:benchmark -p no:cacheprovider \
 	  -c $(CURDIR)/pyproject.toml --rootdir . --doctest-modules hessarray
+	$(TEST)/bin/pytest -p no:benchmark -p no:cacheprovider --doctest-glob='*.md' README.md docs
 
 ## make clean             what the other targets made
 clean:

@@ -20,6 +20,7 @@ class CupyBackend:
     """Arrays on CUDA devices."""
 
     name = "cupy"
+    in_place = False
 
     def __init__(self) -> None:
         self.xp = Extended(xp_cupy, erf=cupyx.scipy.special.erf, erfc=cupyx.scipy.special.erfc)

@@ -22,6 +22,7 @@ class JaxBackend:
     """Arrays and tracers of JAX."""
 
     name = "jax"
+    in_place = False
 
     def __init__(self) -> None:
         self.xp = Extended(jnp, erf=jax.scipy.special.erf, erfc=jax.scipy.special.erfc)

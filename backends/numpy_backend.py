@@ -30,6 +30,7 @@ class NumpyBackend:
     """The array library of last resort and of most scientific scripts."""
 
     name = "numpy"
+    in_place = True
 
     def __init__(self) -> None:
         self.xp = Extended(np, erf=lambda x: erf(np, x), erfc=lambda x: erfc(np, x))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -54,6 +53,7 @@ class Backend(Protocol):
 
     name: str
     xp: Any  # array API namespace with erf, erfc and reciprocal
+    in_place: bool  # programs write into planned buffers, and chunks into the result
 
     def owns(self, array: Any) -> bool:
         """Whether this is an array of the library."""
@@ -94,6 +94,8 @@ class Backend(Protocol):
 
 def load_source(source: str, name: str, scope: dict[str, Any]) -> dict[str, Any]:
     """Compile program text; tracebacks and debuggers show its lines."""
+    import linecache
+
     filename = f"<hessarray {name} {id(scope):x}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     exec(compile(source, filename, "exec"), scope)

@@ -18,6 +18,7 @@ class StrictBackend:
     """Arrays of array-api-strict, on its simulated devices."""
 
     name = "array_api_strict"
+    in_place = False
 
     def __init__(self) -> None:
         xp = array_api_strict

@@ -21,6 +21,7 @@ class TorchBackend:
     """Tensors on any of torch's devices."""
 
     name = "torch"
+    in_place = False
 
     def __init__(self) -> None:
         self.xp = Extended(xp_torch, erf=torch.special.erf, erfc=torch.special.erfc)

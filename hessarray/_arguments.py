@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -59,6 +58,8 @@ def same_library(array: Any, backend: Backend) -> Any:
 def check_names(given: Mapping[str, Any], known: Mapping[str, Any], *, complete: bool) -> None:
     for k, v in given.items():
         if k not in known:
+            import difflib
+
             near = difflib.get_close_matches(k, known, 3)
             hint = f"did you mean {' or '.join(near)}" if near else f"known are {', '.join(known)}"
             raise ParameterError(f"parameter '{k}' is unknown: {hint}")

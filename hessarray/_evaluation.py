@@ -292,7 +292,7 @@ class Evaluation:
         if limit is None:
             return
         result = plan.result_entries * n * itemsize
-        least = (plan.entries_once + plan.entries_per_sample) * itemsize
+        least = (plan.entries_once + plan.intermediates(backend.in_place)) * itemsize
         if result + least > limit:
             wanted = " and ".join(plan.want.names())
             less = (
@@ -321,9 +321,11 @@ class Evaluation:
             return Run(n, max(n, 1), 1, None)
         room = None
         if limit is not None:
-            room = max(limit - (plan.result_entries * n + plan.entries_once) * itemsize, 1)
-        each = plan.program.flops[1]
-        work = Work(n, plan.entries_per_sample * itemsize, each, room, threads)
+            # Functional chunks are joined at the end: the result stands in memory twice.
+            results = plan.result_entries * n * (1 if backend.in_place else 2)
+            room = max(limit - (results + plan.entries_once) * itemsize, 1)
+        per_sample = plan.intermediates(backend.in_place) * itemsize
+        work = Work(n, per_sample, plan.program.flops[1], room, threads)
         chunk, threads = backend.schedule(work)
         return Run(n, chunk, threads, progress_callback(progress, n))
 

@@ -38,7 +38,6 @@ hard_sigmoid, the left side for the leaky and exponential units, the outer side 
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -608,6 +607,8 @@ def activation(act: str | Plain | Elementary, **params: float | str | None) -> A
         return _without(act, repr(act), params)
     name = _KEYS.get(_key(act))
     if name is None:
+        import difflib
+
         near = [_KEYS[k] for k in difflib.get_close_matches(_key(act), _KEYS, n=3)]
         hint = (
             f"did you mean {' or '.join(map(repr, dict.fromkeys(near)))}?"

@@ -52,6 +52,8 @@ class Function(Evaluation):
     r"""Exact value, gradient and Hessian of an array API function, on the caller's arrays.
 
     The function is traced for one sample: it sees x of shape ``in_shape`` and never the batch axis.
+    Arrays that its code carries, the parameters of another function called inside it among them,
+    are constants from the first use on; what shall change later is named in ``params``.
 
     Parameters
     ----------
@@ -340,13 +342,14 @@ class Function(Evaluation):
             }
         )
 
-    def to(self, backend: str, device: Any = None, dtype: str | None = None) -> Self:
+    def to(self, backend: str | None, device: Any = None, dtype: str | None = None) -> Self:
         """Move the parameters to an array library; x must then be of that library.
 
-        On torch they become leaf tensors that require gradients, ready for an optimiser. Returns
-        the function itself.
+        On torch they become leaf tensors that require gradients, ready for an optimiser.
+        ``to(None)`` brings them back to NumPy and lets x be of any library again. Returns the
+        function itself.
         """
-        target = backend_named(backend)
+        target = backend_named(backend or "numpy")
         if target is None:
             raise BackendError(f"backend '{backend}' is unknown: use {', '.join(known_backends())}")
         if dtype is not None and dtype not in DTYPES:
@@ -359,7 +362,7 @@ class Function(Evaluation):
             else:
                 arrays[k] = target.parameter(same_library(a, target), kind, device)
         self._replace(arrays)
-        self._pinned = (target.name, device)
+        self._pinned = None if backend is None else (target.name, device)
         self._bound = {}
         return self
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from hessarray._arguments import frozen
+from hessarray._arguments import frozen, plain
 from hessarray.errors import ShapeError
 from hessarray.function import Function
 from hessarray.graph.array import TracedArray
@@ -115,7 +115,7 @@ class Network(Function):
     def __call__(self, x: Any, **options: Any) -> Any:
         """(f, df, d2f) of x (..., d): see ``derivatives``; composes when x is traced."""
         if isinstance(x, TracedArray):
-            return self._apply([x], self._parameters())
+            return self._apply([x], {k: plain(v) for k, v in self._parameters().items()})
         return self.derivatives(x, **options)
 
     # ---- a network is also a layer -----------------------------------------------------------

@@ -210,6 +210,21 @@ def test_hypot_and_atan2_at_the_ends_of_the_range():
         np.testing.assert_allclose(gradient, [x / r2, -y / r2], rtol=1e-14, atol=1e-300)
 
 
+@pytest.mark.parametrize("dtype", **BY_NAME)
+def test_floors_of_whole_quotients(dtype):
+    """n / n is 1 and 3 n / n is 3: one ulp below, floor and remainder would jump."""
+    n = np.arange(1.0, 2000.0, dtype=dtype)
+    f = ha.Function(lambda x: x[0] // x[1], in_shape=(2,))
+    r = ha.Function(lambda x: x[0] % x[1], in_shape=(2,))
+    for k in (1, 3, 7):
+        x = np.stack([k * n, n], axis=1)
+        np.testing.assert_array_equal(f(x), np.full_like(n, k))
+        np.testing.assert_array_equal(r(x), np.zeros_like(n))
+    for c in (3.0, 49.0, 98.0, 103.0):
+        by = ha.Function(lambda x, c=c: x.__array_namespace__().floor(x / c), in_shape=(1,))
+        np.testing.assert_array_equal(by(c * n[:50, None]), n[:50, None])
+
+
 # ---- results of float32 are as good as float32 allows ------------------------------------------
 
 

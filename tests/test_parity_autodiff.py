@@ -341,6 +341,9 @@ CODE = {
     "floor": (V, lambda xp, x: xp.floor(x) * x**2),
     "ceil": (V, lambda xp, x: xp.ceil(x) * x**2),
     "round": (V, lambda xp, x: xp.round(x) * x**2),
+    "remainder": (V, lambda xp, x: (x % 0.7) * x + xp.remainder(x**2, 0.4)),
+    "remainder by x": (V, lambda xp, x: 5.0 % (2.0 + x * x) + x[0] % (1.0 + x * x)),
+    "floor_divide": (V, lambda xp, x: (x // 0.7) * x**2 + xp.floor_divide(x, 0.4) * x),
     "trunc": (V, lambda xp, x: xp.trunc(x) * x**2),
     # elementary functions
     **{
@@ -484,7 +487,8 @@ def test_code_against_jax(name):
 @pytest.mark.parametrize(
     "name",
     ["gated unit", "softmax", "attention", "layer norm", "rational", "shared", "log sum exp",
-     "hypot", "atan2", "logaddexp", "pow variable", "matmul batched", "products of products", "wide"],
+     "hypot", "atan2", "logaddexp", "pow variable", "matmul batched", "products of products",
+     "wide"],
 )  # fmt: skip
 def test_code_in_float32(name):
     shape, code, x = case(name)

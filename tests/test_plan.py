@@ -40,6 +40,13 @@ def test_backward_mode_carries_blocks_of_the_layers_and_forward_mode_those_of_th
     assert "left" in forward.mode
 
 
+@pytest.mark.parametrize("want", ["hessian", "laplacian"])
+def test_the_automatic_bracket_may_be_all_left_although_nothing_is_narrow(want):
+    net = ha.fully_connected([3, 100, 16, 16], act="tanh", seed=0)
+    automatic, forward = net.plan(1000, want), net.plan(1000, want, forward_mode=True)
+    assert automatic.flops <= forward.flops
+
+
 @pytest.mark.parametrize("n", [1, 100, 10_000])
 @pytest.mark.parametrize(
     ("d", "w", "m"), [(1, 16, 8), (4, 16, 1), (64, 16, 1), (8, 4, 16), (256, 16, 2)]

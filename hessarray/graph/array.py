@@ -118,11 +118,16 @@ class TracedArray:
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         name = ufunc.__name__
         if method != "__call__" or kwargs:
-            raise trace_error(f"np.{name}.{method}", "only plain calls are", f"write np.{name}(x)")
+            raise trace_error(
+                f"np.{name}.{method}" if method != "__call__" else f"np.{name} with options",
+                "hessarray traces the plain call only",
+                f"write np.{name}(x), or xp.sum for a reduction",
+            )
         return _call(name, f"np.{name}", *inputs)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        return _call(func.__name__, f"np.{func.__name__}", *args, **kwargs)
+        home = func.__module__.replace("numpy", "np", 1).split("._", 1)[0]
+        return _call(func.__name__, f"{home}.{func.__name__}", *args, **kwargs)
 
 
 def _call(name: str, shown: str, *args: Any, **kwargs: Any) -> Any:

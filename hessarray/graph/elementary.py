@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +39,8 @@ class Elementary:
     def __reduce__(self) -> Any:
         # Code cannot be pickled, names can: the other process looks the function up again.
         if self.name not in MAKERS:
+            import pickle
+
             raise pickle.PicklingError(
                 f"{self.name} has no name in a table: register_activation gives it one"
             )

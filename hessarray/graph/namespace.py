@@ -448,13 +448,11 @@ def _extreme(pick: Callable[[Any, Any], Any], x: Any, axis: Axis, keepdims: Any)
     for a in sorted(axes, reverse=True):
         while out.shape[a] > 1:
             n, node, b = out.shape[a], out.node, out.builder
-            half = n // 2
-            low = _wrap(b.slice(node, a, 0, half), b)
-            high = _wrap(b.slice(node, a, n - half, n), b)
-            best = pick(low, high)
-            if n % 2:
-                best = concat([best, _wrap(b.slice(node, a, half, half + 1), b)], axis=a)
-            out = best
+            even = 2 * (n // 2)
+            # Neighbours meet, so that at ties the first entry wins.
+            first = _wrap(b.take(node, a, range(0, even, 2)), b)
+            best = pick(first, _wrap(b.take(node, a, range(1, even, 2)), b))
+            out = best if n == even else concat([best, _wrap(b.slice(node, a, even, n), b)], axis=a)
     return out if keepdims else squeeze(out, axes)
 
 
@@ -472,7 +470,11 @@ def einsum(subscripts: str, *args: Any) -> TracedArray:
     nodes = [_real(_wrap(_node(a, builder), builder)) for a in args]
     for term, node in zip(inputs.split(","), nodes, strict=True):
         if len(set(term)) < len(term):
-            raise trace_error(f"einsum('{subscripts}')", "a diagonal is", "take it with x[i, i]")
+            raise trace_error(
+                f"einsum('{subscripts}')",
+                "an index that repeats in one operand is a diagonal",
+                "stack its entries x[i, i]",
+            )
         if len(term) != len(node.shape):
             raise ShapeError(
                 f"einsum: '{term}' names {len(term)} axes, one sample has shape {node.shape}"

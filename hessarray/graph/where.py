@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import linecache
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from traceback import walk_tb
 from types import FrameType
 
 from hessarray.errors import SampleIndexError, ShapeError, TraceError
@@ -36,11 +34,12 @@ def naming_the_line() -> Iterator[None]:
     try:
         yield
     except (ShapeError, SampleIndexError) as error:
-        lines = [
-            _shown(frame, number)
-            for frame, number in walk_tb(error.__traceback__)
-            if _is_users(frame)
-        ]
+        lines = []
+        step = error.__traceback__
+        while step is not None:
+            if _is_users(step.tb_frame):
+                lines.append(_shown(step.tb_frame, step.tb_lineno))
+            step = step.tb_next
         if lines and " (at " not in str(error):
             error.args = (f"{error} (at {lines[-1]})",)
         raise
@@ -52,6 +51,8 @@ def _is_users(frame: FrameType) -> bool:
 
 
 def _shown(frame: FrameType, number: int) -> str:
+    import linecache
+
     name = frame.f_code.co_filename
     return f"{os.path.basename(name)}:{number}: {linecache.getline(name, number).strip()}"
 

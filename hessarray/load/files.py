@@ -8,22 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from hessarray._arguments import plain
 from hessarray.errors import LoadError
 from hessarray.function import Function
 from hessarray.load.architecture import from_architecture, to_architecture
 from hessarray.load.limits import shown
-from hessarray.load.npz import read_npz, write_npz
 from hessarray.load.pairs import from_pairs
-from hessarray.load.safetensors_file import read_safetensors, write_safetensors
 from hessarray.networks import Network
 
 __all__ = ["load", "save"]
 
 _MAX_BYTES = 4 << 30
-_FORMATS = {
-    ".npz": (read_npz, write_npz),
-    ".safetensors": (read_safetensors, write_safetensors),
-}
+_FORMATS = (".npz", ".safetensors")
 
 
 def load(
@@ -99,7 +95,7 @@ def save(function: Function, path: str | os.PathLike[str]) -> None:
 
     path = Path(path)
     _, write = _format(path)
-    arrays = {k: np.asarray(_numpy(a), order="C") for k, a in function.parameters().items()}
+    arrays = {k: np.asarray(plain(a), order="C") for k, a in function.parameters().items()}
     text = None
     if isinstance(function, Network):
         text = json.dumps(to_architecture(function))
@@ -121,7 +117,13 @@ def _format(path: Path) -> tuple[Any, Any]:
         raise LoadError(
             f"{path}: unknown file type '{path.suffix}', supported are {', '.join(_FORMATS)}"
         )
-    return _FORMATS[path.suffix]
+    if path.suffix == ".npz":  # loaded where it is used: zipfile brings all its compressors
+        from hessarray.load.npz import read_npz, write_npz
+
+        return read_npz, write_npz
+    from hessarray.load.safetensors_file import read_safetensors, write_safetensors
+
+    return read_safetensors, write_safetensors
 
 
 def _parsed(text: str, path: Path) -> Any:
@@ -131,11 +133,3 @@ def _parsed(text: str, path: Path) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         raise LoadError(f"{path}: the architecture is no JSON") from None
-
-
-def _numpy(array: Any) -> Any:
-    if isinstance(array, np.ndarray):
-        return array
-    for name in ("detach", "cpu"):  # a torch tensor on its tape or on a device
-        array = getattr(array, name)() if hasattr(array, name) else array
-    return array.get() if hasattr(array, "get") else np.asarray(array)

@@ -30,8 +30,11 @@ class Layout:
     entries: int
 
 
-def plan_memory(steps: Sequence[Step], outputs: dict[str, Value]) -> Layout:
-    """First-fit placement in the order of the program, with reuse of dead buffers."""
+def plan_memory(steps: Sequence[Step], outputs: dict[str, Value], in_place: bool = True) -> Layout:
+    """First-fit placement in the order of the program, with reuse of dead buffers.
+
+    Functional code does not write over its operands: ``in_place=False`` gives its peak.
+    """
     root: dict[str, Value] = {}
     for s in steps:
         is_view = s.op in VIEWS and isinstance(s.args[0], Value) and s.args[0].name in root
@@ -57,7 +60,7 @@ def plan_memory(steps: Sequence[Step], outputs: dict[str, Value]) -> Layout:
         if s.out.name not in made:
             continue
         if s.out.name not in direct:
-            place = _overwritten(s, i, root, last, offsets)
+            place = _overwritten(s, i, root, last, offsets) if in_place else None
             if place is not None:
                 offsets[s.out.name] = offsets[place]
                 last[place] = -1  # its memory lives on as the new value's

@@ -58,6 +58,15 @@ class Plan:
         return self.layout.entries
 
     @cached_property
+    def entries_functional(self) -> int:
+        """The same where an operation cannot write over its operand."""
+        return plan_memory(self.program.at(2), self.program.outputs, in_place=False).entries
+
+    def intermediates(self, in_place: bool) -> int:
+        """Numbers held at the same time for one sample by such a backend."""
+        return self.entries_per_sample if in_place else self.entries_functional
+
+    @cached_property
     def entries_once(self) -> int:
         """Numbers held without batch axis: folded constants, Jacobians of affine maps."""
         return sum(s.out.size for s in self.program.steps if not s.out.rows)
@@ -172,14 +181,12 @@ def _brackets(graph: Graph, want: Want) -> list[tuple[str, Bracket]]:
     found = [("sum over sites", Bracket()), ("sum over sites", Bracket(reverse_gradient=False))]
     d = want.left or sum(x.size for x in graph.inputs)
     m = want.right or graph.output.size
+    found += [left, right]  # always, so that the choice is never dearer than either
     narrow = [i for i in everything if chain[i].size < d]
     if narrow:
         i = min(narrow, key=lambda k: chain[k].size)
         found.append((f"Jacobian of dominator {i} of {last} factored out", Bracket(cuts=(i,))))
-        found.append(right)
     inner = [i for i in everything if chain[i].size < m]
     if inner:
         found.append((f"all left up to dominator {inner[-1]} of {last}", Bracket(left=inner[-1])))
-    if d == 1 or inner:
-        found.append(left)
     return found

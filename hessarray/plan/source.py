@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from hessarray.plan.step import Program, Step, Value
@@ -87,13 +88,29 @@ def carried(program: Program, stage: int) -> list[str]:
     return [s.out.name for s in program.steps if s.out.stage <= stage and s.out.name in later]
 
 
+def _last_uses(steps: Sequence[Step], result: str) -> list[list[str]]:
+    """For each step the names made here that nothing needs after it: their memory can go."""
+    kept = set(re.findall(r"\w+", result))
+    mine = {s.out.name for s in steps} - kept
+    found: list[list[str]] = []
+    for s in reversed(steps):
+        used = dict.fromkeys(a.name for a in s.args if isinstance(a, Value))
+        dying = [name for name in used if name in mine]
+        mine.difference_update(dying)
+        found.append(dying)
+    return found[::-1]
+
+
 def function(
     name: str, arguments: str, unpack: Sequence[str], steps: Sequence[Step], result: str
 ) -> str:
     lines = [f"def {name}({arguments}):"]
     if unpack:
         lines.append(f"    ({', '.join(unpack)},) = b")
-    lines += [f"    {s.out.name} = {expression(s)}" for s in steps]
+    for s, dying in zip(steps, _last_uses(steps, result), strict=True):
+        lines.append(f"    {s.out.name} = {expression(s)}")
+        if dying:
+            lines.append(f"    del {', '.join(dying)}")
     lines.append(f"    return {result}")
     return "\n".join(lines) + "\n"
 
