@@ -44,7 +44,7 @@ def lower(builder: Builder, outputs: dict[str, Node], n: int) -> Program:
     nodes = expand(builder, list(outputs.values()))
     nodes = fuse(builder, nodes)
     lowering = _Lowering(n, builder.hints)
-    # Second derivatives first: each Jacobian then meets its site while it is in the cache, and dies.
+    # Second derivatives first: each Jacobian meets its site while in the cache, and dies.
     names = list(outputs)
     found = {k: lowering.result(node) for k, node in reversed([*zip(names, nodes, strict=True)])}
     values = {k: found[k] for k in names}
