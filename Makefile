@@ -143,7 +143,8 @@ import-contracts: $(TREE)/.ready
 ## make doctest           every example in a docstring
 doctest: $(TREE)/.ready $(TEST)/.ready
 	cd $(TREE) && $(CURDIR)/$(TEST)/bin/python -m pytest -p no:benchmark -p no:cacheprovider \
-	  -c $(CURDIR)/pyproject.toml --rootdir . --doctest-modules hessarray
+	  -c $(CURDIR)/pyproject.toml --rootdir . --doctest-modules \
+	  --doctest-ignore-import-errors hessarray
 	$(TEST)/bin/pytest -p no:benchmark -p no:cacheprovider --doctest-glob='*.md' README.md docs
 
 ## make clean             what the other targets made

@@ -24,6 +24,7 @@ _CACHE_BYTES = 6 << 20
 _LEAST_CHUNK, _MOST_BYTES = 32, 24 << 20
 _WORTH_A_THREAD = 2_000_000  # flops, below which handing them to a thread costs more
 _KEEP_BYTES = 64 << 20  # of a thread's work buffer, between calls
+_KEEP_VIEWS = 64  # of programs and chunk sizes
 
 
 class NumpyBackend:
@@ -97,7 +98,6 @@ class _NumpyExecutable:
         scope = load_source(source, "program", scope)
         self._bind, self._seed = scope["bind"], scope["seed"]
         self._workspace, self._run = scope["workspace"], scope["run"]
-        self._local = threading.local()
 
     def bind(self, parameters: Mapping[str, Any], constants: Mapping[str, Any]) -> Any:
         with np.errstate(all="ignore"):
@@ -143,33 +143,35 @@ class _NumpyExecutable:
 
     def _buffers(self, n: int, dtype: Any) -> Any:
         """The views of one thread for n samples: made for the chunk and for the remainder."""
-        cache = self._local.__dict__.setdefault("buffers", {})
-        count = n * self.layout.entries
-        memory = _scratch.take(count * dtype.itemsize)
-        key = (n, dtype)
-        known = cache.get(key)
-        if known is None or known[0] is not memory:
-            if len(cache) >= 4:
-                cache.clear()
-            views = self._workspace(self.xp, n, memory.view(dtype)[:count])
-            known = cache[key] = (memory, views)
-        return known[1]
+        return _scratch.views(self._workspace, self.xp, n, self.layout.entries, dtype)
 
 
 class _Scratch(threading.local):
     """One work buffer a thread, for all programs: it grows, and is dropped when very large."""
 
     def __init__(self) -> None:
-        self.memory = np.empty(0, np.float64)
+        self.drop()
 
-    def take(self, size: int) -> Any:
-        if self.memory.nbytes < size:
-            self.memory = np.empty(-(-size // 8), np.float64)
-        return self.memory
+    def drop(self) -> None:
+        self.memory = np.empty(0, np.float64)
+        self.laid: dict[Any, Any] = {}  # (workspace, n, dtype) -> its views of the memory
+
+    def views(self, workspace: Any, xp: Any, n: int, entries: int, dtype: Any) -> Any:
+        key = (workspace, n, dtype)
+        found = self.laid.get(key)
+        if found is None:
+            size = n * entries * dtype.itemsize
+            if self.memory.nbytes < size:
+                self.drop()
+                self.memory = np.empty(-(-size // 8), np.float64)
+            elif len(self.laid) >= _KEEP_VIEWS:
+                self.laid.clear()
+            found = self.laid[key] = workspace(xp, n, self.memory.view(dtype)[: n * entries])
+        return found
 
     def release(self) -> None:
         if self.memory.nbytes > _KEEP_BYTES:
-            self.memory = np.empty(0, np.float64)
+            self.drop()
 
 
 _scratch = _Scratch()

@@ -263,6 +263,16 @@ def test_pinned_parameters(backend):
         net.hessian(x)
 
 
+@pytest.mark.backends("strict", "cupy")
+def test_a_change_in_place_of_a_pinned_parameter_is_seen(backend):
+    net, u = tiny(), backend.asarray(normal(15, 4, 3))
+    net.to({"strict": "array_api_strict"}.get(backend.name, backend.name), device=backend.device)
+    assert np.abs(backend.to_numpy(net.value(u))).max() > 0.1
+    for p in net.parameters().values():
+        p[...] = 0.0
+    np.testing.assert_array_equal(backend.to_numpy(net.value(u)), np.zeros((4, 2)))
+
+
 # ---- chunks, memory, progress ------------------------------------------------------------------
 
 

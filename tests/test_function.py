@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import sys
+import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -12,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compare import assert_close, jax_truth, normal, plain_forward, randomized
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import hessarray as ha
 
@@ -388,36 +392,88 @@ def test_plans_of_every_magnitude_give_the_same(n):
 # ---- threads -----------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def restless():
+    """Threads give way to one another every few bytecodes."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def everything(net, x):
+    return (
+        *net.value_gradient_hessian(x),
+        net.laplacian(x),
+        net.hvp(x, x),
+        net.weighted_hessian(x, np.ones(2)),
+    )
+
+
+@pytest.mark.usefixtures("restless")
 def test_many_threads_may_share_one_network():
     net = network(width=16)
-    sizes = [1, 2, 3, 5, 8, 40, 300, 1000]
+    sizes = [1, 1, 2, 5, 8, 8, 40, 40, 300, 1000]
     xs = [normal(40 + i, n, 3) for i, n in enumerate(sizes)]
     single = copy.deepcopy(net)
-    wanted = [
-        (
-            single.value_gradient_hessian(x),
-            single.laplacian(x),
-            single.hvp(x, x),
-            single.weighted_hessian(x, np.ones(2)),
-        )
-        for x in xs
-    ]
-
-    def work(i):
-        x = xs[i]
-        return i, (
-            net.value_gradient_hessian(x),
-            net.laplacian(x),
-            net.hvp(x, x),
-            net.weighted_hessian(x, np.ones(2)),
-        )
-
-    order = np.random.default_rng(41).integers(0, len(sizes), 160)
+    wanted = [everything(single, x) for x in xs]
+    order = np.random.default_rng(41).integers(0, len(sizes), 200)
     with ThreadPoolExecutor(12) as pool:
-        for i, got in pool.map(work, order.tolist()):
-            for a, b in zip(got, wanted[i], strict=True):
-                for u, v in zip(a, b, strict=True) if isinstance(a, tuple) else [(a, b)]:
-                    assert_close(u, v, 1e-12, f"n = {sizes[i]}")
+        results = list(pool.map(lambda i: everything(net, xs[i]), order.tolist()))
+    for i, got in zip(order, results, strict=True):
+        for a, b in zip(got, wanted[i], strict=True):
+            assert_close(a, b, 1e-12, f"n = {sizes[i]}")
+
+
+def test_blas_keeps_its_threads():
+    """Two evaluations overlap, the first to begin ends first: the limit on BLAS is lifted."""
+
+    def blas():
+        return [m["num_threads"] for m in threadpool_info() if m["user_api"] == "blas"]
+
+    net, x = network(), normal(42, 400, 3)
+    plan = net.plan(n=400, want="hessian")
+    limit = 8 * (plan.result_entries * 400 + plan.entries_once + 100 * plan.entries_per_sample)
+    first_began, second_began, first_ended = (threading.Event() for _ in range(3))
+
+    def first():
+        def progress(done):
+            first_began.set()
+            assert second_began.wait(20)
+
+        net.hessian(x, memory_limit=limit, progress=progress)
+        first_ended.set()
+
+    def second():
+        def progress(done):
+            second_began.set()
+            assert first_ended.wait(20)
+
+        assert first_began.wait(20)
+        net.hessian(x, memory_limit=limit, progress=progress)
+
+    with threadpool_limits(2, user_api="blas"):
+        before = blas()
+        with ThreadPoolExecutor(2) as pool:
+            for run in [pool.submit(first), pool.submit(second)]:
+                run.result()
+        assert blas() == before
+
+
+def test_large_work_buffers_are_given_back():
+    net = ha.fully_connected([150, 200, 200, 200], act="tanh", seed=0)
+    x = normal(43, 2, 150)
+    work = 8 * net.plan(n=2, want="hessian").entries_per_sample
+    assert work > 100e6
+    tracemalloc.start()
+    try:
+        shape = net.hessian(x, threads=1).shape
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert shape == (2, 150, 150, 200)
+    assert peak > work
+    assert kept < 80e6
 
 
 def test_threads_that_trace_for_the_first_time_together():

@@ -300,7 +300,7 @@ PRIMITIVES: dict[str, Elementary] = {
         Elementary(
             "abs",
             lambda xp, z: xp.abs(z),
-            lambda xp, z: xp.where(z < 0.0, -xp.ones_like(z), xp.ones_like(z)),  # right-sided at 0
+            lambda xp, z: xp.where(z == 0.0, xp.ones_like(z), xp.sign(z)),  # right-sided at 0
             0.0,
             primitive=True,
             kinks=(0.0,),

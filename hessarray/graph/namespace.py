@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from types import EllipsisType
@@ -151,6 +153,9 @@ def _scalar(x: Any) -> float | None:
     return None
 
 
+# As reciprocal; a product with it is lowered to a division.
+_DIVISOR = dataclasses.replace(PRIMITIVES["reciprocal"], name="divisor")
+
 # ---- arithmetic ------------------------------------------------------------------------------
 
 
@@ -197,12 +202,12 @@ def _product(builder: Builder, x: Node, y: Node, shape: tuple[int, ...]) -> Node
 
 
 def divide(a: Any, b: Any) -> TracedArray:
+    """a times the divisor's reciprocal in the graph; the program divides (49 / 49 is 1)."""
     c = _scalar(b)
-    if c is not None:
-        return multiply(a, 1.0 / c if c else math.copysign(math.inf, c))
-    if not isinstance(b, TracedArray):
-        return multiply(a, 1.0 / np.asarray(b, dtype=np.float64))
-    return multiply(a, reciprocal(b))
+    if c and math.isfinite(c) and builtins.abs(math.frexp(c)[0]) == 0.5:  # a power of two: exact
+        return multiply(a, 1.0 / c)
+    like = a if isinstance(a, TracedArray) else b
+    return multiply(_traced(a, like), _apply(_DIVISOR, _traced(b, like)))
 
 
 def remainder(a: Any, b: Any) -> Any:
@@ -211,7 +216,7 @@ def remainder(a: Any, b: Any) -> Any:
 
 
 def floor_divide(a: Any, b: Any) -> Any:
-    return floor(divide(_traced(a, b) if isinstance(b, TracedArray) else a, b))
+    return floor(divide(a, b))
 
 
 def negative(x: Any) -> TracedArray:

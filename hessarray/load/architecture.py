@@ -211,7 +211,8 @@ def _check_number(where: str, kind: str, name: str, value: Any) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """A number, perhaps infinite, and neither a bool nor NaN."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
 def _activation(where: str, act: Any) -> Any:

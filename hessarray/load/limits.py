@@ -29,8 +29,9 @@ _short.maxstring = _short.maxother = 100
 def shown(value: Any) -> str:
     """The repr of what a file holds, short and on one line whatever it holds."""
     if isinstance(value, BaseException):
-        value = next(iter(str(value).splitlines()), "")
-        return value if len(value) <= 200 else f"{value[:200]}..."
+        text = next(iter(str(value).splitlines()), type(value).__name__)
+        text = text if text.isprintable() else repr(text)
+        return text if len(text) <= 200 else f"{text[:200]}..."
     return _short.repr(value)
 
 

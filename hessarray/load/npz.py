@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -27,23 +28,19 @@ def read_npz(path: Path, limit: int) -> tuple[Arrays, str | None]:
     LoadError
         The file is damaged, too large, or holds something else than float tensors.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            check_count(path, len(archive.infolist()))
-            members = _members(path, archive)
-            headers = {k: _header(archive, member) for k, member in members.items()}
-            for name, member in members.items():
-                _check_member(path, name, member, headers[name])
-            text = members.pop(ARCHITECTURE, None)
-            sizes = {k: (headers[k].dtype.name, headers[k].shape) for k in members}
-            check_sizes(path, sizes, limit)
-            arrays = {k: _array(archive, member) for k, member in members.items()}
-            return arrays, None if text is None else str(_array(archive, text))
-    except LoadError:
-        raise
-    # zipfile, zlib and NumPy's parser raise a dozen kinds for damaged files.
-    except Exception as error:
-        raise LoadError(f"{path}: not a readable npz file ({shown(error)})") from None
+    with _reading(f"{path}: not a readable npz file"), zipfile.ZipFile(path) as archive:
+        check_count(path, len(archive.infolist()))
+        members = _members(path, archive)
+        headers = {k: _header(path, k, archive, member) for k, member in members.items()}
+        for name, member in members.items():
+            _check_member(path, name, member, headers[name])
+        text = members.pop(ARCHITECTURE, None)
+        sizes = {k: (headers[k].dtype.name, headers[k].shape) for k in members}
+        check_sizes(path, sizes, limit)
+        arrays = {k: _array(path, k, archive, member) for k, member in members.items()}
+        if text is None:
+            return arrays, None
+        return arrays, str(_array(path, ARCHITECTURE, archive, text))
 
 
 def write_npz(file: BinaryIO, arrays: Mapping[str, Any], text: str | None) -> None:
@@ -54,6 +51,17 @@ def write_npz(file: BinaryIO, arrays: Mapping[str, Any], text: str | None) -> No
             # A ZipInfo has a fixed date: equal networks make equal files.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    try:
+        yield
+    except LoadError:
+        raise
+    # zipfile, zlib and NumPy's parser raise a dozen kinds of errors for damaged files.
+    except Exception as error:
+        raise LoadError(f"{what} ({shown(error)})") from None
 
 
 class _Header:
@@ -82,11 +90,12 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     return members
 
 
-def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _Header:
-    if member.compress_type not in _GROWTH:
-        raise ValueError(f"compression method {member.compress_type}")
-    with archive.open(member) as file:
-        return _Header(file)
+def _header(path: Path, name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _Header:
+    with _reading(f"{path}: tensor {shown(name)} is not readable"):
+        if member.compress_type not in _GROWTH:
+            raise ValueError(f"compression method {member.compress_type}")
+        with archive.open(member) as file:
+            return _Header(file)
 
 
 def _check_member(path: Path, name: str, member: zipfile.ZipInfo, header: _Header) -> None:
@@ -106,7 +115,7 @@ def _check_member(path: Path, name: str, member: zipfile.ZipInfo, header: _Heade
         )
 
 
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
-    with archive.open(member) as file:
+def _array(path: Path, name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
+    with _reading(f"{path}: tensor {shown(name)} is not readable"), archive.open(member) as file:
         array = np.lib.format.read_array(file, allow_pickle=False)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+        return array.astype(array.dtype.newbyteorder("="), copy=False)

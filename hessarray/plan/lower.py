@@ -77,6 +77,7 @@ class _Lowering:
         self.constants: dict[str, Any] = {}
         self.paths: list[str] = []
         self._seen: dict[Any, Value] = {}
+        self._divisors: dict[int, Value] = {}  # a reciprocal that divides -> its argument
         self._reshaped: dict[int, Value] = {}  # a reshaped value -> what it was reshaped from
 
     # ---- emission ----------------------------------------------------------------------------
@@ -246,11 +247,7 @@ class _Lowering:
             terms.append("".join(c for c in t if c not in one))
             values.append(self.reshape(v, v.rows, tuple(s for s in v.shape if s != 1)))
         output = "".join(c for c in op.output if c not in one)
-        if (
-            op.scale != 1.0
-        ):  # on the operand that costs least: one without batch axis, or the smallest
-            i = min(range(len(values)), key=lambda k: (values[k].stage, values[k].size))
-            values[i] = self.binary("multiply", values[i], op.scale)
+        self._apply_scalars(terms, values, op.scale)
         indexed = tuple((BATCH if v.rows else "") + t for t, v in zip(terms, values, strict=True))
         batched = BATCH if any(v.rows for v in values) else ""
         dims = tuple(sorted((*((c, s) for c, s in sizes.items() if s != 1), (BATCH, self.n))))
@@ -295,6 +292,28 @@ class _Lowering:
             return self._reduce(term, value, needed)
         return self._matmul(x, y, shared, gone, target)
 
+    def _apply_scalars(self, terms: list[str], values: list[Value], scale: float) -> None:
+        """Scale the operand that costs least: one without batch axis, or the smallest."""
+        alone = [k for k, t in enumerate(terms) if not t and not values[k].rows]
+        factors: list[Value | float] = [scale] if scale != 1.0 else []
+        if len(alone) < len(terms):
+            factors += [values[k] for k in alone]
+            for k in reversed(alone):
+                del terms[k], values[k]
+        if factors:
+            i = min(range(len(values)), key=lambda k: (values[k].stage, values[k].size))
+            for f in factors:
+                values[i] = self.times(values[i], f)
+
+    def times(self, a: Value, b: Value | float) -> Value:
+        """a b, or a / c where b was made as the reciprocal of a divisor c."""
+        for x, y in ((a, b), (b, a)):
+            if isinstance(x, Value) and isinstance(y, Value):
+                divisor = self._divisors.get(id(self._reshaped.get(id(y), y)))
+                if divisor is not None:
+                    return self.binary("divide", x, self.reshape(divisor, y.rows, y.shape))
+        return self.binary("multiply", a, b)
+
     def _multiply(
         self, x: tuple[str, Value], y: tuple[str, Value], target: str | None
     ) -> tuple[str, Value]:
@@ -310,7 +329,7 @@ class _Lowering:
             first = next((i for i, s in enumerate(shape) if s != 1), len(shape))
             # Leading axes of length one may stay implicit unless the batch axis stands before them.
             values.append(self.reshape(v, v.rows, shape if v.rows else shape[first:]))
-        return term, self.binary("multiply", *values)
+        return term, self.times(*values)
 
     def _matmul(
         self,
@@ -404,6 +423,9 @@ def _elementwise(low: _Lowering, node: Node, op: Elementwise) -> Value:
     v = low.scalar(v) if isinstance(v, float) else v
     if op.function.name == "power":
         out = low.emit("pow", [v, op.function.parameters[0]], v.rows, v.shape)
+    elif op.function.name == "divisor":
+        out = low.emit("reciprocal", [v], v.rows, v.shape)
+        low._divisors[id(out)] = v
     else:
         out = low.emit(op.function.name, [v], v.rows, v.shape)
     return low.full(out, node)
