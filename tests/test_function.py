@@ -452,12 +452,24 @@ def test_blas_keeps_its_threads():
         assert first_began.wait(20)
         net.hessian(x, memory_limit=limit, progress=progress)
 
-    with threadpool_limits(2, user_api="blas"):
-        before = blas()
+    # threadpoolctl lets only one thread set OpenBLAS's threads, until that thread has ended.
+    original = blas()
+    in_a_thread(lambda: threadpool_limits(2, user_api="blas"))
+    before = blas()
+    try:
         with ThreadPoolExecutor(2) as pool:
             for run in [pool.submit(first), pool.submit(second)]:
                 run.result()
-        assert blas() == before
+        after = blas()
+    finally:
+        in_a_thread(lambda: threadpool_limits(min(original), user_api="blas"))
+    assert after == before
+
+
+def in_a_thread(call):
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
 
 
 def test_large_work_buffers_are_given_back():

@@ -34,8 +34,9 @@ def from_torch(module: Any) -> Network:
 
     Examples
     --------
-    >>> import torch, hessarray as ha  # doctest: +SKIP
-    >>> net = ha.from_torch(torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh()))
+    >>> import torch, hessarray as ha
+    >>> ha.from_torch(torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh()))
+    Network(Dense(3, 8))
     """
     layers: list[Any] = []
     place = type(module).__name__
@@ -57,25 +58,27 @@ def _network(layers: list[Any], place: str) -> Network:
 def _collect(module: Any, place: str, layers: list[Any]) -> None:
     """Append what the module computes; an activation joins the dense layer before it."""
     kind = _kind(module, place)
-    if kind in _ACTIVATIONS:
-        last = layers[-1] if layers else None
-        if not isinstance(last, Dense) or last.act is not activation("identity"):
-            raise LoadError(f"{place}: activation {kind} follows no Linear layer")
-        last.act = _ACTIVATIONS[kind](module)
-    elif kind in ("Sequential", "NN"):
+    if kind in ("Sequential", "NN"):
         inner = layers if kind == "Sequential" else []
         # named_children() would leave out a module that is there twice, such as a shared Tanh().
         for name, child in module._modules.items():
             _collect(child, f"{place}.{name}", inner)
         if kind == "NN":
             layers.append(_network(inner, place))
-    elif kind in _LAYERS:
-        try:
+        return
+    if kind in _ACTIVATIONS:
+        last: Any = layers[-1] if layers else None
+        if not isinstance(last, Dense) or last.act is not activation("identity"):
+            raise LoadError(f"{place}: activation {kind} follows no Linear layer")
+    try:
+        if kind in _ACTIVATIONS:
+            last.act = _ACTIVATIONS[kind](module)
+        elif kind in _LAYERS:
             layers.append(_LAYERS[kind](module, place))
-        except LoadError:
-            raise
-        except (AttributeError, TypeError, ValueError) as error:
-            raise LoadError(f"{place} ({kind}): {error}") from None
+    except LoadError:
+        raise
+    except (AttributeError, TypeError, ValueError) as error:
+        raise LoadError(f"{place}: {kind}: {error}") from None
 
 
 def _kind(module: Any, place: str) -> str:
