@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
@@ -128,7 +128,7 @@ class _NumpyExecutable:
 
         done = 0
         each = map if run.threads == 1 else _pool(run.threads, os.getpid()).map
-        with _controller().limit(limits=1, user_api="blas"):
+        with _one_blas_thread:
             sizes: Iterable[int] = each(work, range(0, run.n, run.chunk))
             for size in sizes:
                 done += size
@@ -195,6 +195,48 @@ def _pool(threads: int, pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="hessarray")
 
 
+class _OneBlasThread:
+    """BLAS at one thread while anybody runs chunks: the first in saves, the last restores.
+
+    threadpoolctl heeds only the thread that set a limit, so one thread of ours does both.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.limits: Any = None
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.users:
+                self._governed(self._limit)
+            self.users += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                self._governed(self._restore)
+
+    def _governed(self, call: Callable[[], None]) -> None:
+        _governor(os.getpid()).submit(call).result()
+
+    def _limit(self) -> None:
+        self.limits = _controller().limit(limits=1, user_api="blas")
+        self.limits.__enter__()
+
+    def _restore(self) -> None:
+        self.limits.__exit__(None, None, None)
+
+
 @lru_cache(maxsize=1)
 def _controller() -> ThreadpoolController:
     return ThreadpoolController()
+
+
+@lru_cache(maxsize=2)
+def _governor(pid: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="hessarray-blas")
+
+
+_one_blas_thread = _OneBlasThread()

@@ -49,7 +49,7 @@ class StrictBackend:
         return False
 
     def stamp(self, array: Any) -> Any:
-        return id(array)
+        return None if self.owns(array) else id(array)  # its own can be written to, unseen
 
     def parameter(self, array: Any, dtype: str | None, device: Any) -> Any:
         return self.asarray(array, dtype, device)

@@ -34,7 +34,7 @@ from hessarray.graph.node import (
     Test,
 )
 
-__all__ = ["LETTERS", "Builder"]
+__all__ = ["Builder", "LETTERS"]
 
 LETTERS = string.ascii_lowercase + string.ascii_uppercase
 

@@ -10,7 +10,7 @@ from typing import Any
 from hessarray.backends import backend_of
 from hessarray.errors import BackendError
 
-__all__ = ["MAKERS", "PRIMITIVES", "Elementary", "gauss", "power"]
+__all__ = ["Elementary", "MAKERS", "PRIMITIVES", "gauss", "power"]
 
 Derivative = Callable[[Any, Any], Any]
 

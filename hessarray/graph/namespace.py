@@ -787,6 +787,12 @@ FUNCTIONS = frozenset(
 )
 
 
+_CREATION = """arange asarray astype bool e eye float32 float64 full inf int32 int64 linspace nan
+    newaxis
+    ones pi tril triu zeros""".split()
+__all__ = sorted([*FUNCTIONS, *_CREATION, "FUNCTIONS", "NUMPY_NAMES", "getitem"])
+
+
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)

@@ -11,9 +11,6 @@ import numpy as np
 from hessarray.graph.elementary import Elementary
 
 __all__ = [
-    "PARAMETER",
-    "SAMPLE",
-    "SEED",
     "Add",
     "Broadcast",
     "Concat",
@@ -26,9 +23,12 @@ __all__ = [
     "Input",
     "Node",
     "Op",
+    "PARAMETER",
     "Pad",
     "Parameter",
     "Reshape",
+    "SAMPLE",
+    "SEED",
     "Seed",
     "Select",
     "Slice",

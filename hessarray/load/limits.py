@@ -12,7 +12,7 @@ import numpy as np
 
 from hessarray.errors import LoadError
 
-__all__ = ["ARCHITECTURE", "MAX_TEXT", "Arrays", "check_count", "check_sizes", "shown"]
+__all__ = ["ARCHITECTURE", "Arrays", "MAX_TEXT", "check_count", "check_sizes", "shown"]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -56,7 +56,7 @@ def check_sizes(path: Path, sizes: Mapping[str, tuple[str, tuple[int, ...]]], li
                 "expected"
             )
         if any(n < 0 for n in shape):
-            raise LoadError(f"{path}: tensor {shown(name)} has the negative shape {shape}")
+            raise LoadError(f"{path}: tensor {shown(name)} has the negative shape {shown(shape)}")
         total += math.prod(shape) * _BYTES[dtype]
     if total > limit:
         raise LoadError(f"{path}: the tensors take {total:,} bytes, max_bytes is {limit:,}")

@@ -78,10 +78,10 @@ class _Header:
 def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
     for member in archive.infolist():
-        parts = PurePosixPath(member.filename)
-        if parts.suffix != ".npy" or parts.is_absolute() or ".." in parts.parts:
+        place = PurePosixPath(member.filename)
+        name, _, ending = member.filename.rpartition(".")
+        if not name or ending != "npy" or place.is_absolute() or ".." in place.parts:
             raise LoadError(f"{path}: {shown(member.filename)} is no .npy member of an npz file")
-        name = member.filename[: -len(".npy")]
         if name in members:
             raise LoadError(f"{path}: tensor {shown(name)} appears twice")
         members[name] = member
@@ -110,8 +110,9 @@ def _check_member(path: Path, name: str, member: zipfile.ZipInfo, header: _Heade
     grown = member.compress_size * _GROWTH[member.compress_type]
     if promised != member.file_size or member.file_size > grown:
         raise LoadError(
-            f"{path}: tensor {shown(name)} of shape {header.shape} and dtype {header.dtype} "
-            f"takes {promised:,} bytes, its member holds {min(member.file_size, grown):,}"
+            f"{path}: tensor {shown(name)} of shape {shown(header.shape)} and dtype "
+            f"{shown(header.dtype.str)} does not fit its member of "
+            f"{min(member.file_size, grown):,} bytes"
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-__all__ = ["VIEWS", "Program", "Step", "Value"]
+__all__ = ["Program", "Step", "VIEWS", "Value"]
 
 # Operations that may share their operand's memory.
 VIEWS = frozenset({"reshape", "permute", "slice", "flip", "broadcast"})
