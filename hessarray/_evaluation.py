@@ -243,11 +243,11 @@ class Evaluation:
         """Directions as the program takes them; batched ones join the inputs."""
         xp, n = backend.xp, math.prod(batch)
         if "v" in seeds:
-            v = backend.asarray(same_library(seeds["v"], backend), dtype, device)
+            v = backend.asarray(_real("v", seeds["v"], backend), dtype, device)
             name = "v" if want.left is not None else "w"
             return want, {name: v if name == "v" else xp.permute_dims(v, (1, 0))}
         if "lam" in seeds:
-            lam = backend.asarray(same_library(seeds["lam"], backend), dtype, device)
+            lam = backend.asarray(_real("lam", seeds["lam"], backend), dtype, device)
             out = self.out_shape
             size = math.prod(out)
             got = tuple(int(s) for s in lam.shape)
@@ -259,7 +259,7 @@ class Evaluation:
             raise ShapeError(f"lam has shape {got}, {out} or {batch + out} is expected")
         parts = []
         for p, shape in zip(seeds["p"], self.in_shapes, strict=True):
-            p = backend.asarray(same_library(p, backend), dtype, device)
+            p = backend.asarray(_real("p", p, backend), dtype, device)
             got = tuple(int(s) for s in p.shape)
             if got == shape:
                 p = xp.broadcast_to(p, batch + shape)
@@ -416,3 +416,12 @@ def derived_nodes(graph: Graph, want: Want) -> dict[str, Any]:
     from hessarray.plan.derive import Bracket, derive
 
     return derive(graph, want, Bracket())[1]
+
+
+def _real(name: str, array: Any, backend: Backend) -> Any:
+    """A direction or weight in the library of x; its imaginary part must not vanish silently."""
+    array = same_library(array, backend)
+    dtype = backend.dtype_name(array) if backend.owns(array) else str(array.dtype)
+    if dtype.startswith("complex"):
+        raise DTypeError(f"{name} has dtype {dtype}, a real array is expected: pass its real part")
+    return array
