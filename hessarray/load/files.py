@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hessarray._arguments import plain
+from hessarray._files import replacing
 from hessarray.errors import LoadError
 from hessarray.function import Function
 from hessarray.load.architecture import from_architecture, to_architecture
@@ -91,7 +92,6 @@ def save(function: Function, path: str | os.PathLike[str]) -> None:
         Unknown file type, or a layer or activation that a file cannot name.
     """
     import json
-    import secrets
 
     path = Path(path)
     _, write = _format(path)
@@ -100,16 +100,8 @@ def save(function: Function, path: str | os.PathLike[str]) -> None:
     if isinstance(function, Network):
         text = json.dumps(to_architecture(function))
         from_architecture(_parsed(text, path), arrays, str(path))  # what is written can be read
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(part, "xb") as file:
-            write(file, arrays, text)
-            file.flush()
-            os.fsync(file.fileno())  # before the rename, or a crash could leave an empty file
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        write(file, arrays, text)
 
 
 def _format(path: Path) -> tuple[Any, Any]:
