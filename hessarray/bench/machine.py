@@ -1,0 +1,101 @@
+"""The machine: what it is, how fast it multiplies and copies, and how many threads it may use."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from hessarray.bench.host import cores, cpu, total_bytes
+from hessarray.bench.libraries import Library
+
+__all__ = ["describe", "limits", "use_threads"]
+
+_PACKAGES = ("hessarray", "numpy", "torch", "jax", "jaxlib", "hessQuik", "folx", "NeuralFoil")
+_CUPY = ("cupy", "cupy-cuda12x", "cupy-cuda13x")
+
+
+@contextmanager
+def use_threads(threads: int) -> Iterator[None]:
+    """Hold NumPy's BLAS and XLA to this many threads; torch is told where it is imported.
+
+    XLA has no option for it. It sizes its pool by the variable PJRT_NPROC when JAX makes its first
+    array, so this comes before (jaxlib 0.10: one thread with PJRT_NPROC=1, where the flag
+    --xla_cpu_multi_thread_eigen=false still uses all of them).
+    """
+    os.environ["PJRT_NPROC"] = str(threads)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave others some of a GPU
+    with threadpool_limits(threads):
+        yield
+
+
+def describe(library: Library, threads: int) -> dict[str, Any]:
+    """Processor, memory, versions and threads."""
+    return {
+        "cpu": cpu(),
+        "cores": cores(),
+        "memory_GiB": round(total_bytes() / 2**30, 1),
+        "device": library.hardware,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {k: v for k in (*_PACKAGES, *_CUPY) if (v := _version(k))},
+        "threads": threads,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+# ---- limits ----------------------------------------------------------------------------------
+
+
+def limits(library: Library, threads: int, *, quick: bool = False) -> dict[str, float]:
+    """Measured flop/s of GEMMs in float64 and float32, and bytes/s of a copy.
+
+    GEMMs of 1024 to 2048 squared; a copy of 256 MiB, whose bytes count as read and as written.
+    """
+    sizes = (64,) if quick else (1024, 1536, 2048)
+    found = {
+        f"{dtype}_flops": max(_gemm(library, size, dtype) for size in sizes)
+        for dtype in ("float64", "float32")
+    }
+    return found | {"bytes": _copy(library, threads, (1 if quick else 256) << 20)}
+
+
+def _best(call: Callable[[], Any], rounds: int = 5) -> float:
+    seconds = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
+def _gemm(library: Library, size: int, dtype: str) -> float:
+    rng = np.random.default_rng(0)
+    a, b = (library.array(rng.standard_normal((size, size)).astype(dtype)) for _ in range(2))
+    return 2.0 * size**3 / _best(lambda: library.wait(a @ b))
+
+
+def _copy(library: Library, threads: int, size: int) -> float:
+    source, target = (library.array(np.ones(size // 8)) for _ in range(2))
+    if library.name == "numpy":
+        pieces = list(
+            zip(np.array_split(target, threads), np.array_split(source, threads), strict=True)
+        )
+        with ThreadPoolExecutor(threads) as pool:
+            return 2.0 * size / _best(lambda: list(pool.map(lambda p: np.copyto(*p), pieces)))
+    return 2.0 * size / _best(lambda: library.wait(library.copy(target, source)))

@@ -1,0 +1,106 @@
+"""A case made concrete: its network and its inputs, and hessarray's own call on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import hessarray as ha
+from hessarray.bench.cases import Case
+from hessarray.bench.libraries import Library
+
+__all__ = ["Call", "Problem", "costs", "ours", "problem"]
+
+Arguments = tuple[Any, ...]
+_FRESH = 64  # samples that calls on one sample take in turn
+_PLANS: dict[str, dict[str, Any]] = {
+    "hessian": {"want": ("value", "gradient", "hessian")},
+    "laplacian": {"want": "laplacian"},
+    "hvp": {"want": "hvp"},
+    "weighted": {"want": "hessian", "right": 0},
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network, what is wanted of it, and the arguments of one or of several calls."""
+
+    network: ha.Network
+    want: str
+    n: int
+    inputs: list[Arguments]
+
+    @property
+    def single(self) -> bool:
+        """Whether x is one sample, without a batch axis."""
+        return self.n == 1
+
+
+@dataclass(frozen=True)
+class Call:
+    """A computation that returns when its results are there.
+
+    Attributes
+    ----------
+    run : callable
+        Of the arguments.
+    inputs : list of tuple
+        Arguments of calls in turn.
+    results : callable
+        What ``run`` returned, as NumPy arrays in hessarray's order of axes.
+    """
+
+    run: Callable[..., Any]
+    inputs: list[Arguments]
+    results: Callable[[Any], tuple[Any, ...]]
+
+
+def problem(case: Case, seed: int = 0) -> Problem:
+    """The network of a case, and standard normal inputs."""
+    network = case.network()
+    d, m = network.in_features, network.out_features
+    rng = np.random.default_rng(seed)
+    lam = np.zeros(m)
+    lam[min(1, m - 1)] = 1.0  # of NeuralFoil's outputs the lift
+
+    def arguments(shape: tuple[int, ...]) -> Arguments:
+        x = rng.standard_normal(shape)
+        if case.want == "hvp":
+            return x, rng.standard_normal(shape)
+        return (x, lam) if case.want == "weighted" else (x,)
+
+    one = case.n == 1
+    inputs = [arguments((d,) if one else (case.n, d)) for _ in range(_FRESH if one else 1)]
+    return Problem(network, case.want, case.n, inputs)
+
+
+def ours(problem: Problem, library: Library, **options: Any) -> Call:
+    """hessarray on arrays of this library."""
+    net = problem.network
+    evaluate = {
+        "hessian": net.value_gradient_hessian,
+        "laplacian": net.laplacian,
+        "hvp": net.hvp,
+        "weighted": net.weighted_hessian,
+    }[problem.want]
+
+    def run(*arguments: Any) -> Any:
+        found = evaluate(*arguments, **options)
+        library.wait(found)
+        return found
+
+    def results(found: Any) -> tuple[Any, ...]:
+        return tuple(map(library.numpy, found if problem.want == "hessian" else (found,)))
+
+    inputs = [tuple(map(library.array, arguments)) for arguments in problem.inputs]
+    return Call(run, inputs, results)
+
+
+def costs(problem: Problem) -> tuple[int, int]:
+    """(flops, bytes) of the plan: bytes of inputs and results, in float64."""
+    plan = problem.network.plan(problem.n, **_PLANS[problem.want])
+    entries = problem.n * plan.result_entries + sum(a.size for a in problem.inputs[0])
+    return plan.flops, 8 * entries

@@ -1,0 +1,137 @@
+"""The benchmark itself: cases times libraries times peers."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hessarray.bench import memory
+from hessarray.bench.cases import Case
+from hessarray.bench.host import cores
+from hessarray.bench.libraries import Library
+from hessarray.bench.measure import alone, difference, in_turn, median_ratio
+from hessarray.bench.peers import PEERS, NotMeasured, missing
+from hessarray.bench.problem import Call, Problem, costs, ours, problem
+from hessarray.bench.rows import Outcome, Row
+from hessarray.errors import BackendError, LoadError
+
+__all__ = ["Settings", "memory_rows", "run_case"]
+
+AGREE = 1e-8  # relative to a result's largest entry
+_HELD = 8  # results of one size at a time: ours, theirs, their intermediates, differences
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all cases share.
+
+    Attributes
+    ----------
+    peers : sequence of str
+        Keys of ``peers.PEERS``.
+    threads : int
+        For hessarray and for every peer.
+    seconds : float
+        Of measurement, for each way of each peer.
+    least : int
+        Rounds at least, whatever they take.
+    """
+
+    peers: Sequence[str]
+    threads: int
+    seconds: float
+    least: int
+
+
+def run_case(
+    case: Case,
+    library: Library,
+    limits: dict[str, float],
+    settings: Settings,
+    say: Callable[[str], None] = lambda text: None,
+) -> Row:
+    """One row: hessarray next to every peer that knows what is wanted.
+
+    ``say`` is told which peer is measured next. What fails is written into the row.
+    """
+    row = Row(case.group, case.name, case.want, case.n, library.name)
+    try:
+        made = problem(case)
+    except LoadError as error:
+        row.reason = str(error)
+        return row
+    row.d, row.m = made.network.in_features, made.network.out_features
+    row.flops, row.bytes = costs(made)
+    if _HELD * row.bytes > library.free():
+        row.reason = f"the result takes {row.bytes / 2**30:.1f} GiB, and there is no room for more"
+        return row
+    # hessarray takes all cores unless it is told otherwise.
+    options = {} if settings.threads == cores() else {"threads": settings.threads}
+    mine = ours(made, library, **options)
+    seconds: list[np.ndarray] = []
+    for name in _chosen(case, settings):
+        say(PEERS[name].title)
+        for outcome, found in _outcomes(name, made, mine, library, settings):
+            row.outcomes.append(outcome)
+            seconds += [found[:, 0]] if found is not None else []
+        gc.collect()
+    if not seconds:
+        seconds = [alone(mine, settings.seconds, least=settings.least)]
+    row.seconds = float(np.median(np.concatenate(seconds)))
+    row.share = (row.flops / limits["float64_flops"] + row.bytes / limits["bytes"]) / row.seconds
+    return row
+
+
+def _chosen(case: Case, settings: Settings) -> list[str]:
+    asked = settings.peers if case.peers is None else case.peers
+    return [name for name in asked if case.want in PEERS[name].wants]
+
+
+def _outcomes(
+    name: str, made: Problem, mine: Call, library: Library, settings: Settings
+) -> Iterator[tuple[Outcome, np.ndarray | None]]:
+    """Each way of one peer, with the seconds (rounds, 2) where it was timed."""
+    reason = missing(name)
+    if reason is not None:
+        yield Outcome(name, reason=reason), None
+        return
+    try:
+        calls = PEERS[name].prepare(made, library.device, settings.threads)
+    except (NotMeasured, BackendError) as why:
+        yield Outcome(name, reason=str(why)), None
+        return
+    except Exception as error:
+        yield Outcome(name, error=_first_line(error)), None
+        return
+    for variant, theirs in calls.items():
+        try:
+            off = difference(mine, theirs)
+            if off > AGREE:
+                yield Outcome(name, variant, error=f"results differ by {off:.1e}"), None
+                continue
+            seconds = in_turn([mine, theirs], settings.seconds, least=settings.least)
+        except Exception as error:  # a peer may fail in any way, and the others are still measured
+            yield Outcome(name, variant, error=_first_line(error)), None
+            continue
+        ratio, median = median_ratio(seconds), float(np.median(seconds[:, -1]))
+        yield Outcome(name, variant, median, ratio, len(seconds)), seconds
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def memory_rows(quick: bool) -> Iterator[Row]:
+    """Peaks of many samples: results in memory, and results streamed to files."""
+    for n, stream in ((200_000, False), (2_000_000, True)):
+        row = Row("memory", "streamed to files" if stream else "in memory", "hessian", n, "numpy")
+        if quick:
+            row.n = n // 200
+        try:
+            row.figures = memory.peak(row.n, stream=stream)
+        except RuntimeError as error:
+            row.reason = str(error)
+        yield row
