@@ -152,8 +152,7 @@ def run(options: argparse.Namespace) -> int:
             here = options.write.parent.resolve()
             links = [Path(os.path.relpath(path.resolve(), here)).as_posix() for path in drawn]
             write_markdown(report, options.write, options.line, links)
-    wrong = any(o.error for row in report.rows for o in row.outcomes)
-    return status or int(wrong)
+    return status or int(any(row.failed for row in report.rows))
 
 
 def _measure(options: argparse.Namespace, chosen: list[Case]) -> tuple[Report, int]:
@@ -199,7 +198,8 @@ def _rows(
         start = time.perf_counter()
         _say(f"[{i}/{len(jobs)}] {case.group}: {case.name}, n = {case.n:,}, on {lib.name}", end="")
         row = run_case(case, lib, found[lib.name], settings, lambda name: _say(f", {name}", end=""))
-        _say(f": {row.reason or duration(row.seconds)} ({time.perf_counter() - start:.1f} s)")
+        outcome = row.error or row.reason or duration(row.seconds)
+        _say(f": {outcome} ({time.perf_counter() - start:.1f} s)")
         yield row
     if options.memory:
         _say("memory")

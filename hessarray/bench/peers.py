@@ -14,7 +14,7 @@ from hessarray.bench.autodiff import in_our_axes, programs
 from hessarray.bench.libraries import jax_on, library, torch_on
 from hessarray.bench.problem import Call, Problem, ours
 
-__all__ = ["PEERS", "NotMeasured", "Peer", "missing"]
+__all__ = ["NotMeasured", "PEERS", "Peer", "missing"]
 
 Calls = dict[str, Call]
 Fn = Callable[..., Any]
@@ -193,8 +193,8 @@ def _hessquik(problem: Problem, device: str, threads: int) -> Calls:
     lib = library("torch", device, threads)
     _check_hessquik_memory(problem, lib.free())
     twin = _hessquik_network(torch, problem.network).double().to(device)
-    derivatives = {"do_gradient": problem.want == "hessian"}
-    derivatives["do_Hessian" if problem.want == "hessian" else "do_Laplacian"] = True
+    second = "do_Hessian" if problem.want == "hessian" else "do_Laplacian"
+    derivatives = {"do_gradient": True, second: True}  # its Laplacian needs the gradient
 
     def call(forward_mode: bool) -> Call:
         def run(x: Any) -> Any:

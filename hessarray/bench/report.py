@@ -75,7 +75,7 @@ def duration(seconds: float | None) -> str:
 
 def _reasons(rows: Sequence[Row]) -> list[str]:
     """Why something is not measured or wrong, each reason once."""
-    found = [f"{row.name}: {row.reason}" for row in rows if row.reason]
+    found = [f"{row.name}: {why}" for row in rows if (why := row.error or row.reason)]
     for row in rows:
         for o in row.outcomes:
             if o.error:

@@ -57,6 +57,8 @@ class Row:
         The peers.
     figures : dict
         Other numbers than times, such as MiB.
+    error : str or None
+        hessarray failed.
     reason : str or None
         Why hessarray was not measured.
     """
@@ -74,7 +76,13 @@ class Row:
     share: float | None = None
     outcomes: list[Outcome] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
     reason: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether hessarray failed, or a peer did or gives other results."""
+        return self.error is not None or any(o.error is not None for o in self.outcomes)
 
     def best(self, peer: str) -> Outcome | None:
         """The fastest of a peer's ways; one without a ratio where it has no other."""

@@ -71,6 +71,11 @@ def run_case(
     # hessarray takes all cores unless it is told otherwise.
     options = {} if settings.threads == cores() else {"threads": settings.threads}
     mine = ours(made, library, **options)
+    try:
+        mine.run(*mine.inputs[0])
+    except Exception as error:
+        row.error = _first_line(error)
+        return row
     seconds: list[np.ndarray] = []
     for name in _chosen(case, settings):
         say(PEERS[name].title)
