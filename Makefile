@@ -12,6 +12,7 @@ PYTEST_ARGS ?=
 TORCH := torch==2.13.0
 JAX := jax==0.10.2
 HESSQUIK := hessQuik==0.0.6
+FOLX := folx==0.2.30
 NEURALFOIL := NeuralFoil==0.3.3
 TORCH_INDEX ?=
 
@@ -26,7 +27,7 @@ TEST := .venvs/test
 GPU := .venvs/gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu bench lint format types doctest import-contracts clean
+.PHONY: help demo test test-gpu bench bench-gpu bench-pytest lint format types doctest import-contracts clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -58,7 +59,7 @@ $(LINT)/.ready: $(PACKAGING)
 $(TEST)/.ready: $(PACKAGING)
 	$(call make_venv,$(TEST),)
 	$(TEST)/bin/python $(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
-	$(TEST)/bin/python $(PIP) 'setuptools>=77' $(TORCH) $(JAX) $(HESSQUIK)
+	$(TEST)/bin/python $(PIP) 'setuptools>=77' $(TORCH) $(JAX) $(HESSQUIK) $(FOLX)
 	$(TEST)/bin/python $(PIP) --no-build-isolation --editable '.[test]'
 	$(TEST)/bin/python $(PIP) --no-deps $(NEURALFOIL)
 	@touch $@
@@ -88,6 +89,7 @@ $(GPU)/.ready: $(PACKAGING)
 	$(GPU)/bin/python $(PIP) 'setuptools>=77'
 	$(GPU)/bin/python $(PIP) --no-build-isolation --editable '.[test]'
 	$(call gpu_needs,hessQuik,$(HESSQUIK))
+	$(call gpu_needs,folx,$(FOLX))
 	$(GPU)/bin/python $(PIP) --no-deps $(NEURALFOIL)
 	@touch $@
 
@@ -113,12 +115,28 @@ test: $(TEST)/.ready
 
 ## make test-gpu          the suite with CuPy and CUDA (PYTHON=..., CUDA=12|13, PYTEST_ARGS=...)
 test-gpu: $(GPU)/.ready
-	@$(GPU)/bin/python -c 'import sys, cupy; sys.exit(not cupy.is_available())' || { \
-	  echo "make test-gpu needs a CUDA device that answers cupy.is_available()" >&2; exit 1; }
+	$(cuda_answers)
 	$(GPU)/bin/python -m pytest -p no:benchmark $(PYTEST_ARGS)
 
-## make bench             tests/benchmarks, side by side with peers
+define cuda_answers
+@$(GPU)/bin/python -c 'import sys, cupy; sys.exit(not cupy.is_available())' || { \
+  echo "make $@ needs a CUDA device that answers cupy.is_available()" >&2; exit 1; }
+endef
+
+## make bench             side by side with peers, written to docs/benchmarks.md (BENCH_ARGS=...)
 bench: $(TEST)/.ready
+	$(TEST)/bin/hessarray bench --paper --json docs/benchmarks.json --plot docs/benchmarks \
+	  --write docs/benchmarks.md $(BENCH_ARGS)
+
+## make bench-gpu         the same on a CUDA device, written to docs/benchmarks-gpu.md
+bench-gpu: $(GPU)/.ready
+	$(cuda_answers)
+	$(GPU)/bin/hessarray bench --paper --backend cupy,torch --device cuda \
+	  --json docs/benchmarks-gpu.json --plot docs/benchmarks-gpu \
+	  --write docs/benchmarks-gpu.md $(BENCH_ARGS)
+
+## make bench-pytest      the same cases one by one, with pytest-benchmark's statistics
+bench-pytest: $(TEST)/.ready
 	$(TEST)/bin/pytest tests/benchmarks $(PYTEST_ARGS)
 
 ## make lint              ruff check, ruff format --check
