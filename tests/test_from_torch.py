@@ -96,6 +96,26 @@ def test_values_of_activations(act: str) -> None:
     assert np.all(np.abs(got - want) <= 8.0 * EPS["float64"] * np.maximum(1.0, np.abs(want)))
 
 
+@pytest.mark.parametrize("beta", [1.0, 2.5])
+def test_softplus_switches_on_one_side_only(beta: float) -> None:
+    """Entry by entry: s' is exp(-25) at -25, where the sum over samples would hide it."""
+    linear = nn.Linear(1, 1)
+    with torch.no_grad():
+        linear.weight.fill_(1.0)
+        linear.bias.fill_(0.0)
+    module = nn.Sequential(linear, nn.Softplus(beta=beta))
+    x = np.asarray([[-25.0], [-21.0], [19.0], [21.0], [40.0]]) / beta
+    truth = torch_truth(module, x)
+    found = ha.from_torch(module)(x, do_gradient=True, do_Hessian=True)
+    for got, want in zip(found[:2], truth[:2], strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=0.0)
+    # torch's s'' is sigma (1 - sigma), which cancels: right to an ulp of 1.
+    np.testing.assert_allclose(found.d2f, truth.d2f, rtol=1e-12, atol=beta * EPS["float64"])
+    e = np.exp(-np.abs(beta * x))
+    exact = np.where(beta * x > 20.0, 0.0, beta * e / (1.0 + e) ** 2)
+    np.testing.assert_allclose(found.d2f.reshape(x.shape), exact, rtol=1e-12, atol=0.0)
+
+
 class Hardsigmoid(nn.Module):  # type: ignore[misc]
     """Its definition: torch cannot differentiate its own twice."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from hessarray.activations import activation
@@ -182,7 +183,26 @@ def _plain(name: str, **attributes: str) -> Callable[[Any], Any]:
     return lambda m: activation(name, **{k: getattr(m, a) for k, a in attributes.items()})
 
 
-_softplus = _plain("softplus", beta="beta", threshold="threshold")
+@dataclass(frozen=True)
+class _Softplus:
+    """torch's softplus, traced: x where beta x > threshold, exact everywhere below.
+
+    The table's softplus with a threshold is hessQuik's, whose s' is 0 below -threshold / beta too.
+    """
+
+    beta: float
+    threshold: float
+
+    def __call__(self, z: Any) -> Any:
+        xp = z.__array_namespace__()
+        exact = activation("softplus", beta=self.beta)
+        return xp.where(z * self.beta > self.threshold, z, exact(z))
+
+
+def _torch_softplus(m: Any) -> _Softplus:
+    activation("softplus", beta=m.beta, threshold=m.threshold)  # refuses what has no meaning
+    return _Softplus(float(m.beta), float(m.threshold))
+
 
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "identityActivation": _plain("identity"),
@@ -190,10 +210,10 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "tanhActivation": _plain("tanh"),
     "antiTanhActivation": _plain("antitanh"),
     "sigmoidActivation": _plain("sigmoid"),
-    "softplusActivation": _softplus,
+    "softplusActivation": _plain("softplus", beta="beta", threshold="threshold"),
     "Tanh": _plain("tanh"),
     "Sigmoid": _plain("sigmoid"),
-    "Softplus": _softplus,
+    "Softplus": _torch_softplus,
     "LogSigmoid": _plain("log_sigmoid"),
     "ReLU": _plain("relu"),
     "ReLU6": _plain("relu6"),
