@@ -2,14 +2,48 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hessarray.check import TaylorCheck
-from hessarray.check._taylor import orders_of
+from hessarray.check import check_derivatives
+
+
+class _Phi:
+    """Phi = (|f|^2 + |df|^2 + |d2f|^2) / 2 of the weights as one sample (1, p), for a Taylor test.
+
+    Leaves the module with the weights at which it was last evaluated.
+    """
+
+    def __init__(self, f: nn.Module, x: Tensor, **options: Any) -> None:
+        self.f, self.x, self.options = f, x, options
+        self.parameters = [p for p in f.parameters() if p.requires_grad]
+
+    @property
+    def weights(self) -> Tensor:
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters])[None]
+
+    @weights.setter
+    def weights(self, theta: Tensor) -> None:
+        parts = torch.split(theta[0], [p.numel() for p in self.parameters])
+        for p, part in zip(self.parameters, parts, strict=True):
+            p.data = part.reshape(p.shape).to(p)
+
+    def _at(self, theta: Tensor) -> Tensor:
+        self.weights = theta
+        parts = self.f(self.x, **self.options)
+        return 0.5 * torch.stack([a.square().sum() for a in parts if a is not None]).sum()
+
+    def value(self, theta: Tensor) -> Tensor:
+        return self._at(theta).detach().reshape(1, 1)
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        phi = self._at(theta)
+        slopes = torch.autograd.grad(
+            phi, self.parameters, allow_unused=True, materialize_grads=True
+        )
+        return torch.cat([g.reshape(-1) for g in slopes]).reshape(1, -1, 1)
 
 
 def network_derivative_check(
@@ -40,45 +74,21 @@ def network_derivative_check(
     bool
         Whether it passed.
     """
-
-    def phi() -> Tensor:
-        parts = f(x, do_gradient=True, do_Hessian=do_Hessian, forward_mode=forward_mode)
-        return 0.5 * torch.stack([a.square().sum() for a in parts if a is not None]).sum()
-
-    parameters = [p for p in f.parameters() if p.requires_grad]
-    start = phi()
-    slopes = torch.autograd.grad(start, parameters, allow_unused=True)
-    p = [torch.randn_like(a) for a in parameters]
-    length = math.sqrt(sum(float(a.square().sum()) for a in p))
-    p = [a / length for a in p]
-    slope = sum(float((g * a).sum()) for g, a in zip(slopes, p, strict=True) if g is not None)
-    here = [a.detach().clone() for a in parameters]
-    steps = [base**-k for k in range(num_test)]
-    e0, e1 = [], []
+    phi = _Phi(f, x, do_gradient=True, do_Hessian=do_Hessian, forward_mode=forward_mode)
+    before = [p.data for p in phi.parameters]
     try:
-        for h in steps:
-            for a, origin, move in zip(parameters, here, p, strict=True):
-                a.data = origin + h * move
-            moved = phi().item() - start.item()
-            e0.append(abs(moved))
-            e1.append(abs(moved - h * slope))
-    finally:
-        for a, origin in zip(parameters, here, strict=True):
-            a.data = origin
-    errors, width = np.array(e1)[:, None], np.array(steps)[:, None]
-    floor = 32.0 * torch.finfo(x.dtype).eps * (abs(start.item()) + np.array(e0)[:, None])
-    order = float(orders_of(errors, width, floor, np.isfinite(errors), 2.0)[0])
-    passed = order >= 2.0 - max(tol, 0.5)
-    if verbose:
-        found = TaylorCheck(
-            steps=tuple(steps),
-            value_errors=tuple(e0),
-            gradient_errors=tuple(e1),
-            hessian_errors=None,
-            gradient_order=order,
-            hessian_order=None,
-            gradient_failed=() if passed else (0,),
+        found = check_derivatives(
+            phi,
+            phi.weights,
+            do_hessian=False,
+            seed=int(torch.randint(2**31, (1,))),
+            num_steps=num_test,
             base=base,
+            tolerance=max(tol, 0.5),
         )
+    finally:
+        for p, data in zip(phi.parameters, before, strict=True):
+            p.data = data
+    if verbose:
         print(found)
-    return passed
+    return found.gradient_passed
