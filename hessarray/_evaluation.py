@@ -12,15 +12,17 @@ import numpy as np
 
 from hessarray._arguments import (
     DTYPES,
+    check_mode,
     check_names,
     evaluation_options,
     plain,
     progress_callback,
+    refuse_mask,
     same_library,
 )
 from hessarray.backends import Backend, backend_of, known_backends, outside_compilers
 from hessarray.backends.protocol import Run, Work
-from hessarray.errors import BackendError, DTypeError, MemoryLimitError, ShapeError
+from hessarray.errors import BackendError, DTypeError, MemoryLimitError, OptionError, ShapeError
 from hessarray.graph.array import TracedArray
 from hessarray.graph.trace import Graph, inline, trace
 from hessarray.plan.want import Want
@@ -142,8 +144,9 @@ class Evaluation:
         options: dict[str, Any],
         seeds: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
+        check_mode(want.forward)
         if any(isinstance(a, TracedArray) for a in x):
-            return self._compose(x, want, seeds or {})
+            return self._compose(x, want, options, seeds or {})
         job = outside_compilers(self._prepare, x, want, options, seeds)
         return {
             k: self._shaped(k, a, job.batch, job.want, job.xp) for k, a in job.results().items()
@@ -169,7 +172,7 @@ class Evaluation:
         own: dict[str, Any] = {}
         if seeds:
             want, own = self._seeds(seeds, want, backend, dtype, device, batch, inputs)
-        plan = self._plan(want, n)
+        plan = self._plan(want, n, backend)
         itemsize = 4 if dtype == "float32" else 8
         self._check_memory(plan, n, itemsize, limit, backend)
         shapes = {k: v.shape for k, v in plan.program.outputs.items()}
@@ -196,6 +199,7 @@ class Evaluation:
                     f"x is a {type(a).__module__}.{type(a).__name__}: pass an array of "
                     f"{', '.join(known_backends())}"
                 )
+            refuse_mask("x", a)
             if self._pinned is not None and self._pinned[0] != backend.name:
                 raise BackendError(
                     f"x is a {backend.name} array, the parameters are pinned to {self._pinned[0]}: "
@@ -269,19 +273,19 @@ class Evaluation:
         inputs["p"] = parts[0] if len(parts) == 1 else xp.concat(parts, axis=1)
         return want, {}
 
-    def _plan(self, want: Want, n: int) -> Plan:
-        """The cached plan for this signature and this magnitude of n."""
+    def _plan(self, want: Want, n: int, backend: Backend) -> Plan:
+        """The cached plan for this signature, this magnitude of n and this library's costs."""
         from hessarray.plan.plan import make_plan
 
         graph = self.graph()
         bucket = 0 if n <= 1 else round(math.log10(n))
-        key = (want, bucket)
+        key = (want, bucket, backend.name)
         plan = self._plans.get(key)
         if plan is None:
             with self._lock:
                 plan = self._plans.get(key)
                 if plan is None:
-                    plan = self._plans[key] = make_plan(graph, want, 10**bucket)
+                    plan = self._plans[key] = make_plan(graph, want, 10**bucket, backend.costs)
         return plan
 
     def _check_memory(
@@ -395,7 +399,14 @@ class Evaluation:
             for s, i in spans
         )
 
-    def _compose(self, x: Sequence[Any], want: Want, seeds: Mapping[str, Any]) -> dict[str, Any]:
+    def _compose(
+        self, x: Sequence[Any], want: Want, options: dict[str, Any], seeds: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        if evaluation_options(options)[3] is not None:
+            raise OptionError(
+                "parameters= is given where x is traced: name them in the params of the function "
+                "that is being traced instead"
+            )
         if seeds:
             raise ShapeError(
                 "directions cannot be traced: contract the gradient or Hessian with them instead"
@@ -420,6 +431,7 @@ def derived_nodes(graph: Graph, want: Want) -> dict[str, Any]:
 
 def _real(name: str, array: Any, backend: Backend) -> Any:
     """A direction or weight in the library of x; its imaginary part must not vanish silently."""
+    refuse_mask(name, array)
     array = same_library(array, backend)
     dtype = backend.dtype_name(array) if backend.owns(array) else str(array.dtype)
     if dtype.startswith("complex"):

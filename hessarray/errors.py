@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     "BackendError",
     "DTypeError",
     "HessarrayError",
     "LoadError",
     "MemoryLimitError",
+    "OptionError",
     "ParameterError",
     "SampleIndexError",
     "ShapeError",
     "TraceAttributeError",
     "TraceError",
     "UnknownActivationError",
+    "near_names",
 ]
 
 
@@ -56,9 +60,21 @@ class ParameterError(HessarrayError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class OptionError(HessarrayError, ValueError, TypeError):
+    """A keyword is unknown, or has a value it cannot take; the message says what it can."""
+
+
 class LoadError(HessarrayError, ValueError):
     """A file or foreign model cannot be read; the message names the file, tensor or module."""
 
 
 class UnknownActivationError(HessarrayError, ValueError):
     """No activation has this name; the message lists the near names."""
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """``did you mean a or b``, of the known names most like this one; empty where none is."""
+    import difflib  # which only a message needs
+
+    near = difflib.get_close_matches(name, known, 3)
+    return f"did you mean {' or '.join(near)}" if near else ""

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from hessarray._arguments import (
-    DTYPES,
+    check_mode,
     check_names,
     dtype_name,
+    dtype_option,
     frozen,
     plain,
     same_library,
     sample_shapes,
+    whole,
 )
 from hessarray._evaluation import Evaluation, derived_nodes
 from hessarray.backends import backend_named, backend_of, known_backends
-from hessarray.errors import BackendError, DTypeError, ParameterError, ShapeError
+from hessarray.errors import BackendError, OptionError, ParameterError, ShapeError
 from hessarray.graph.array import TracedArray
 from hessarray.graph.trace import inline
 from hessarray.plan.want import Want
@@ -90,6 +92,11 @@ class Function(Evaluation):
         self._fn = fn
         self._store: dict[str, Any] | None = None
         if params is not None:
+            if not isinstance(params, Mapping):
+                raise OptionError(
+                    f"params is a {type(params).__name__}: pass a mapping from names to arrays, "
+                    "such as {'a': np.ones(3)}"
+                )
             self._store = {str(k): frozen(k, v) for k, v in params.items()}
         self._setup(sample_shapes(in_shape))
 
@@ -116,7 +123,7 @@ class Function(Evaluation):
 
     def __call__(self, *x: Any, **options: Any) -> Any:
         """The value; on traced arrays the function composes into the caller's graph."""
-        if any(isinstance(a, TracedArray) for a in x):
+        if not options and any(isinstance(a, TracedArray) for a in x):
             return self._apply(x, {k: plain(v) for k, v in self._parameters().items()})
         return self.value(*x, **options)
 
@@ -268,12 +275,16 @@ class Function(Evaluation):
         ``want`` names value, gradient and one of hessian, hessian_diagonal, laplacian, hvp;
         ``left`` and ``right`` are numbers of directions (``right=0``: one weight vector).
         """
-        names = [want] if isinstance(want, str) else list(want)
+        n = whole("n", n, 1)
+        left = None if left is None else whole("left", left, 1)
+        right = None if right is None else whole("right", right, 0)
+        check_mode(forward_mode)
+        names = list(want) if isinstance(want, (list, tuple)) else [want]
         seconds = [_SECOND[s] for s in names if s in _SECOND]
         unknown = [s for s in names if s not in _SECOND and s not in ("value", "gradient")]
-        if unknown or len(seconds) > 1:
-            raise ValueError(
-                f"want={names}: expected value, gradient and at most one of {', '.join(_SECOND)}"
+        if unknown or len(seconds) > 1 or not names:
+            raise OptionError(
+                f"want={want!r}: expected value, gradient and at most one of {', '.join(_SECOND)}"
             )
         spec = Want(
             value="value" in names,
@@ -283,9 +294,9 @@ class Function(Evaluation):
             right=right,
             forward=forward_mode,
         )
-        plan = self._plan(spec, n)
         backend = backend_named(self._pinned[0] if self._pinned else "numpy")
         assert backend is not None
+        plan = self._plan(spec, n, backend)
         run = self._run(plan, n, 8, None, None, None, backend, False)
         return replace(plan, n=n, chunk=run.chunk)
 
@@ -328,9 +339,9 @@ class Function(Evaluation):
         """The inverse of ``parameter_vector``."""
         known = self._parameters()
         sizes = [math.prod(a.shape) for a in known.values()]
-        if tuple(theta.shape) != (sum(sizes),):
+        if tuple(np.shape(theta)) != (sum(sizes),):
             raise ParameterError(
-                f"the vector has shape {tuple(theta.shape)}, ({sum(sizes)},) is expected"
+                f"the vector has shape {tuple(np.shape(theta))}, ({sum(sizes)},) is expected"
             )
         ends = np.cumsum([0, *sizes]).tolist()
         backend = backend_of(theta)
@@ -352,8 +363,7 @@ class Function(Evaluation):
         target = backend_named(backend or "numpy")
         if target is None:
             raise BackendError(f"backend '{backend}' is unknown: use {', '.join(known_backends())}")
-        if dtype is not None and dtype not in DTYPES:
-            raise DTypeError(f"dtype '{dtype}' is not supported: use float32 or float64")
+        dtype = None if dtype is None else dtype_option(dtype)
         arrays = {}
         for k, a in self._parameters().items():
             kind = dtype or dtype_name(a)

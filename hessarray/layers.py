@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from hessarray._arguments import frozen
+from hessarray._arguments import dtype_option, frozen
 from hessarray.activations import activation
 from hessarray.backends import backend_of
 from hessarray.errors import ShapeError
@@ -60,12 +60,15 @@ class Layer:
     out_features: int
 
     def __init__(self, in_features: int, out_features: int) -> None:
-        for name, width in (("in_features", in_features), ("out_features", out_features)):
-            if not isinstance(width, (int, np.integer)) or width < 1:  # type: ignore[redundant-expr]
-                raise ShapeError(
-                    f"{type(self).__name__}: {name}={width!r}, a positive integer is expected"
-                )
-        self.in_features, self.out_features = int(in_features), int(out_features)
+        self.in_features = self._width("in_features", in_features)
+        self.out_features = self._width("out_features", out_features)
+
+    def _width(self, name: str, width: Any, least: int = 1) -> int:
+        integer = isinstance(width, (int, np.integer)) and not isinstance(width, bool)
+        if not integer or width < least:
+            kind = "a positive integer" if least else "an integer from 0 on"
+            raise ShapeError(f"{type(self).__name__}: {name}={width!r}, {kind} is expected")
+        return int(width)
 
     def __call__(self, u: Any) -> Any:
         """The layer's value for the features of one sample."""
@@ -145,8 +148,14 @@ class _Drawn(Layer):
 
     def _start(self, seed: Any, dtype: str) -> None:
         """First parameters; ``seed=...`` leaves them out, for a reader that brings its own."""
+        dtype = dtype_option(dtype)
         if seed is not Ellipsis:
             self.initialize(np.random.default_rng(seed), dtype)
+
+    def _given(self, input_dim: Any, in_features: Any) -> tuple[int, int | None]:
+        """Lengths of x and of u, which the first layer does not have."""
+        d = self._width("input_dim", input_dim)
+        return d, None if in_features is None else self._width("in_features", in_features)
 
     def initialize(self, rng: np.random.Generator, dtype: str = "float64") -> None:
         for name, (shape, low, high) in self._ranges().items():
@@ -288,8 +297,10 @@ class InputConvex(_Drawn):
         seed: Any = None,
         dtype: str = "float64",
     ) -> None:
-        super().__init__(input_dim + (in_features or 0), out_features + input_dim)
-        self.input_dim, self.width_in, self.width_out = input_dim, in_features, out_features
+        d, w = self._given(input_dim, in_features)
+        m = self._width("out_features", out_features)
+        super().__init__(d + (w or 0), m + d)
+        self.input_dim, self.width_in, self.width_out = d, w, m
         self.act = activation(act)
         self.bias = bias
         self.K = self.L = self.b = None
@@ -336,7 +347,7 @@ class Quadratic(_Drawn):
         self, in_features: int, rank: int, seed: Any = None, dtype: str = "float64"
     ) -> None:
         super().__init__(in_features, 1)
-        self.rank = rank
+        self.rank = self._width("rank", rank, 0)
         self.v = self.mu = self.A = None
         self._start(seed, dtype)
 
@@ -382,8 +393,10 @@ class InputConvexQuadratic(_Drawn):
         seed: Any = None,
         dtype: str = "float64",
     ) -> None:
-        super().__init__(input_dim + (in_features or 0), 1)
-        self.input_dim, self.width_in, self.rank = input_dim, in_features, rank
+        d, w = self._given(input_dim, in_features)
+        super().__init__(d + (w or 0), 1)
+        self.input_dim, self.width_in = d, w
+        self.rank = self._width("rank", rank, 0)
         self.w = self.v = self.mu = self.A = None
         self._start(seed, dtype)
 

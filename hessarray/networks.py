@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from hessarray._arguments import frozen, plain
+from hessarray._arguments import dtype_option, frozen, plain
 from hessarray.errors import ShapeError
 from hessarray.function import Function
 from hessarray.graph.array import TracedArray
@@ -80,6 +80,7 @@ class Network(Function):
         self.layers = tuple(layers)
         self._store = None
         self._setup(((self.in_features,),))
+        dtype = None if dtype is None else dtype_option(dtype)
         if seed is not None:
             self.initialize(np.random.default_rng(seed), dtype or "float64")
         if dtype is not None:
@@ -114,7 +115,7 @@ class Network(Function):
 
     def __call__(self, x: Any, **options: Any) -> Any:
         """(f, df, d2f) of x (..., d): see ``derivatives``; composes when x is traced."""
-        if isinstance(x, TracedArray):
+        if isinstance(x, TracedArray) and not options:
             return self._apply([x], {k: plain(v) for k, v in self._parameters().items()})
         return self.derivatives(x, **options)
 
@@ -169,6 +170,10 @@ def _frozen_if_numpy(name: str, array: Any) -> Any:
     return frozen(name, array) if isinstance(array, np.ndarray) else array
 
 
+def _count(widths: Any) -> int:
+    return len(widths) if hasattr(widths, "__len__") else 0
+
+
 def fully_connected(widths: Sequence[int], act: Activation = "softplus", **options: Any) -> Network:
     """Dense layers of these widths, the last one included (hessQuik: fullyConnectedNN).
 
@@ -178,8 +183,8 @@ def fully_connected(widths: Sequence[int], act: Activation = "softplus", **optio
     >>> ha.fully_connected([3, 16, 1], act="tanh")
     Network(Dense(3, 16), Dense(16, 1))
     """
-    if len(widths) < 2:
-        raise ShapeError(f"widths={list(widths)}: expected two or more, such as [3, 16, 1]")
+    if _count(widths) < 2:
+        raise ShapeError(f"widths={widths!r}: expected two or more, such as [3, 16, 1]")
     return Network(*(Dense(a, b, act=act) for a, b in pairwise(widths)), **options)
 
 
@@ -187,8 +192,8 @@ def resnet(
     width: int, depth: int, h: float = 1.0, act: Activation = "softplus", **options: Any
 ) -> Network:
     """``depth`` residual layers of one width (hessQuik: resnetNN)."""
-    if depth < 1:
-        raise ShapeError(f"depth={depth}: expected one or more")
+    if not isinstance(depth, (int, np.integer)) or depth < 1:  # type: ignore[redundant-expr]
+        raise ShapeError(f"depth={depth!r}: expected a whole number, one or more")
     return Network(*(Residual(width, h=h, act=act) for _ in range(depth)), **options)
 
 
@@ -199,9 +204,9 @@ def icnn(
 
     The network returns its last features followed by x.
     """
-    chain = list(widths) if widths and widths[0] is None else [None, *widths]
+    chain = [None, *widths[widths[0] is None :]] if _count(widths) else []
     if len(chain) < 2:
-        raise ShapeError(f"widths={list(widths)}: expected one or more")
+        raise ShapeError(f"widths={widths!r}: expected one or more, such as [16, 1]")
     return Network(
         *(InputConvex(d, a, b, act=act) for a, b in pairwise(chain)),  # type: ignore[arg-type]
         **options,

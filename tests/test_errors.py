@@ -11,6 +11,9 @@ import pytest
 from compare import normal
 
 import hessarray as ha
+from hessarray import errors
+from hessarray._arguments import KEYWORDS
+from hessarray.errors import OptionError
 
 
 def net(d=3, m=2):
@@ -22,6 +25,7 @@ def function(code, *shapes):
 
 
 X = normal(0, 4, 3)
+MASKED = np.ma.masked_less(X, 0.0)
 
 
 def raised(call, kind):
@@ -44,6 +48,8 @@ def one_sentence(message):
         and not re.search(r"\bNone\b(?!\])", text)
     )
 
+
+OPTION = (OptionError, ValueError, TypeError)
 
 # What is called -> (call, kinds of error, what the message must contain).
 CALLS = {
@@ -77,6 +83,33 @@ CALLS = {
     ),
     "tuple x": (lambda: net()((1.0, 2.0, 3.0)), ha.BackendError, ["tuple", "numpy"]),
     "number x": (lambda: net()(1.0), ha.BackendError, ["float", "numpy"]),
+    "masked x": (
+        lambda: net()(MASKED), (ha.BackendError, TypeError), ["x is a masked", ".filled("]
+    ),
+    "masked second input": (
+        lambda: function(lambda x, y: x * y, (3,), (3,))(X, MASKED),
+        ha.BackendError,
+        ["masked", ".filled("],
+    ),
+    "masked p": (lambda: net().hvp(X, MASKED), ha.BackendError, ["p is a masked", ".filled("]),
+    "masked lam": (
+        lambda: net(m=3).weighted_hessian(X, MASKED), ha.BackendError, ["lam is a masked"]
+    ),
+    "masked v": (
+        lambda: net()(X, do_gradient=True, v=MASKED, forward_mode=True),
+        ha.BackendError,
+        ["v is a masked", ".filled("],
+    ),
+    "masked parameter": (
+        lambda: ha.Function(lambda x, p: x * p["a"], (3,), {"a": MASKED[0]}),
+        ha.BackendError,
+        ["'a'", "masked", ".filled("],
+    ),
+    "masked parameters=": (
+        lambda: net().value(X, parameters={**net().parameters(), "0.b": MASKED[:, 0]}),
+        ha.BackendError,
+        ["'0.b'", "masked", ".filled("],
+    ),
     "no x": (lambda: net()(None), ha.BackendError, ["NoneType", "numpy"]),
     "two inputs for one": (lambda: function(lambda x: x)(X, X), ha.ShapeError, ["1 input", "2"]),
     "one input for two": (
@@ -189,6 +222,97 @@ CALLS = {
     ),
     "returns a word": (lambda: function(lambda x: "abc")(X), ha.HessarrayError, ["str"]),
     "returns a dict": (lambda: function(lambda x: {"a": x})(X), ha.HessarrayError, ["dict"]),
+    "width a bool": (lambda: ha.Dense(True, 2), ha.ShapeError, ["in_features=True"]),
+    "rank a float": (lambda: ha.Quadratic(3, 2.5), ha.ShapeError, ["rank=2.5", "integer"]),
+    "rank negative": (lambda: ha.InputConvexQuadratic(3, 2, -1), ha.ShapeError, ["rank=-1"]),
+    "length of x a word": (
+        lambda: ha.InputConvex("a", 2, 3), ha.ShapeError, ["input_dim='a'", "integer"]
+    ),
+    "depth a float": (lambda: ha.resnet(3, 2.5), ha.ShapeError, ["depth=2.5", "whole number"]),
+    "widths a number": (lambda: ha.fully_connected(3), ha.ShapeError, ["widths=3", "[3, 16, 1]"]),
+    "icnn widths a number": (lambda: ha.icnn(3, 4), ha.ShapeError, ["widths=4", "[16, 1]"]),
+    "dtype of a layer": (
+        lambda: ha.Dense(3, 2, dtype="flaot32"),
+        (ha.DTypeError, TypeError),
+        ["'flaot32'", "'float32'"],
+    ),
+    "dtype of a network": (
+        lambda: ha.Network(ha.Dense(3, 2), dtype="int32"), ha.DTypeError, ["'int32'", "'float64'"]
+    ),
+    # options
+    "option": (lambda: net().value(X, thread=2), OPTION, ["'thread'", "did you mean threads"]),
+    "option of a call": (
+        lambda: net()(X, forwrad_mode=True), OPTION, ["'forwrad_mode'", "did you mean forward_mode"]
+    ),
+    "option in lower case": (
+        lambda: net()(X, do_hessian=True), OPTION, ["'do_hessian'", "did you mean do_Hessian"]
+    ),
+    "option of a Hessian": (
+        lambda: net().hessian(X, forwrad_mode=True), OPTION, ["did you mean forward_mode"]
+    ),
+    "option of hvp": (lambda: net().hvp(X, X, paramters={}), OPTION, ["did you mean parameters"]),
+    "option of others": (
+        lambda: net().hvp(X, X, forward_mode=True),
+        OPTION,
+        ["'forward_mode'", "here", "memory_limit, threads, progress, parameters"],
+    ),
+    "option of nothing": (lambda: net()(X, zzz=1), OPTION, ["'zzz'", "memory_limit", "do_Hessian"]),
+    "limit of zero": (lambda: net().value(X, memory_limit=0), OPTION, ["memory_limit=0"]),
+    "limit in words": (
+        lambda: net().value(X, memory_limit="1 GB"), OPTION, ["memory_limit='1 GB'", "bytes"]
+    ),
+    "threads of zero": (lambda: net().value(X, threads=0), OPTION, ["threads=0", "1 or more"]),
+    "threads a float": (lambda: net().value(X, threads=2.5), OPTION, ["threads=2.5", "whole"]),
+    "progress in words": (
+        lambda: net().value(X, progress="yes"), OPTION, ["progress='yes'", "True", "function"]
+    ),
+    "forward_mode in words": (
+        lambda: net().hessian(X, forward_mode="forward"),
+        OPTION,
+        ["forward_mode='forward'", "True", "False"],
+    ),
+    "forward_mode a number": (
+        lambda: net()(X, do_gradient=True, forward_mode=2), OPTION, ["forward_mode=2"]
+    ),
+    "forward_mode of a plan": (
+        lambda: net().plan(forward_mode="reverse"), OPTION, ["forward_mode='reverse'"]
+    ),
+    "parameters= a list": (
+        lambda: net().value(X, parameters=[np.zeros((3, 4))]), OPTION, ["list", "mapping"]
+    ),
+    "parameters to load": (lambda: net().load_parameters([1.0]), OPTION, ["list", "mapping"]),
+    "params a list": (
+        lambda: ha.Function(lambda x, p: x, (3,), [1.0]), OPTION, ["list", "mapping"]
+    ),
+    "parameters= complex": (
+        lambda: net().value(X, parameters={k: a * 1j for k, a in net().parameters().items()}),
+        ha.DTypeError,
+        ["'0.K'", "complex128", "real part"],
+    ),
+    "parameters= where x is traced": (
+        lambda: function(lambda x: net().gradient(x, parameters=net().parameters()))(X),
+        OPTION,
+        ["parameters=", "params"],
+    ),
+    "option where x is traced": (
+        lambda: function(lambda x: net().gradient(x, thread=1))(X),
+        OPTION,
+        ["'thread'", "did you mean threads"],
+    ),
+    # plans
+    "plan of a negative n": (lambda: net().plan(n=-1), OPTION, ["n=-1", "1 or more"]),
+    "plan of nothing": (lambda: net().plan(n=0), OPTION, ["n=0", "1 or more"]),
+    "plan of half a sample": (lambda: net().plan(n=2.5), OPTION, ["n=2.5", "whole number"]),
+    "plan of a word": (lambda: net().plan("hessian"), OPTION, ["n='hessian'", "whole number"]),
+    "plan without directions": (lambda: net().plan(left=0), OPTION, ["left=0", "1 or more"]),
+    "plan of left a float": (lambda: net().plan(left=1.5), OPTION, ["left=1.5"]),
+    "plan of right negative": (lambda: net().plan(right=-1), OPTION, ["right=-1", "0 or more"]),
+    "plan of a number": (lambda: net().plan(want=3), OPTION, ["want=3", "hessian"]),
+    "plan of no result": (lambda: net().plan(want=()), OPTION, ["want=()", "gradient"]),
+    "want": (lambda: net().plan(want="hessain"), OPTION, ["hessain", "hessian"]),
+    "two second derivatives": (
+        lambda: net().plan(want=("hessian", "laplacian")), OPTION, ["at most one"]
+    ),
     # parameters and devices
     "library": (
         lambda: net().to("tensorflow"),
@@ -236,9 +360,6 @@ def test_bad_calls(name):
 
 # Plain Python errors: a wrong type or option of a call, not of the mathematics.
 PYTHON = {
-    "option": (lambda: net().value(X, thread=2), TypeError, ["'thread'", "threads"]),
-    "limit of zero": (lambda: net().value(X, memory_limit=0), ValueError, ["memory_limit=0"]),
-    "threads of zero": (lambda: net().value(X, threads=0), ValueError, ["threads=0"]),
     "not a function": (lambda: ha.Function(3, in_shape=(3,)), TypeError, ["int", "function"]),
     "not a layer": (
         lambda: ha.Network(ha.Dense(3, 2), lambda u: u),
@@ -251,12 +372,10 @@ PYTHON = {
         TypeError,
         ["tanh", "beta"],
     ),
-    "want": (lambda: net().plan(want="hessain"), ValueError, ["hessain", "hessian"]),
-    "two second derivatives": (
-        lambda: net().plan(want=("hessian", "laplacian")),
-        ValueError,
-        ["at most one"],
-    ),
+    # Where the signature is explicit Python names the keyword, since 3.13 with near names.
+    "keyword of a layer": (lambda: ha.Dense(3, 2, atc="tanh"), TypeError, ["'atc'"]),
+    "keyword of networks": (lambda: ha.resnet(3, 2, sede=1), TypeError, ["'sede'"]),
+    "keyword of a plan": (lambda: net().plan(forwrad_mode=True), TypeError, ["'forwrad_mode'"]),
 }
 
 
@@ -269,6 +388,35 @@ def test_bad_python(name):
     assert one_sentence(message), message
     for word in words:
         assert word in message
+
+
+def test_keywords_beyond_the_common_options_are_known():
+    """A misspelt one is found near these."""
+    methods = [f for f in vars(ha.Function).values() if inspect.isfunction(f)]
+    signatures = [inspect.signature(f).parameters.values() for f in methods]
+    found = {
+        p.name
+        for ps in signatures
+        if any(p.kind is p.VAR_KEYWORD for p in ps)
+        for p in ps
+        if p.kind is p.KEYWORD_ONLY
+    }
+    assert found == set(KEYWORDS)
+
+
+def test_options_may_be_numbers_of_numpy():
+    f = net()
+    assert f.plan(n=np.int64(3), left=np.int32(2)).n == 3
+    want = f.hessian(X, forward_mode=True)
+    got = f.hessian(X, forward_mode=np.bool_(True), threads=np.int64(1), memory_limit=np.inf)
+    np.testing.assert_array_equal(got, want)
+    assert ha.Dense(3, 2, dtype=np.float32).K.dtype == np.float32
+
+
+def test_a_network_in_traced_code_takes_options():
+    inner = net()
+    outer = function(lambda x: inner(x, do_gradient=True).df)
+    np.testing.assert_array_equal(outer.value(X), inner.gradient(X))
 
 
 def test_arrays_of_another_library_than_the_pinned_one():
@@ -290,6 +438,22 @@ def test_dtypes_of_other_libraries(backend):
         message = raised(lambda x=x: net()(x), ha.DTypeError)
         assert dtype in message
         assert "float64" in message
+
+
+def test_keywords_of_the_torch_modules():
+    torch = pytest.importorskip("torch")
+    from hessarray.hessquik import layers, networks
+
+    x, module = torch.zeros((4, 3)), networks.NN(layers.singleLayer(3, 2))
+    for call, words in {
+        lambda: module(x, do_hessian=True): ["'do_hessian'", "did you mean do_Hessian"],
+        lambda: module(x, forwrad_mode=True): ["'forwrad_mode'", "did you mean forward_mode"],
+        lambda: module(x, do_gradient=True, forward_mode="left"): ["forward_mode='left'"],
+        lambda: module[0](x, do_gradient=True, forward_mode="left"): ["forward_mode='left'"],
+    }.items():
+        message = raised(call, OptionError)
+        for word in words:
+            assert word in message
 
 
 def test_half_precision_of_torch():
@@ -421,6 +585,194 @@ def a_loop(xp, x):
     return x
 
 
+def masked_constant(xp, x):
+    return x * MASKED[0]
+
+
+def product_with_a_masked_constant(xp, x):
+    return MASKED[0] * x
+
+
+def constants_only(xp, x):
+    return x * xp.matmul(np.eye(3), np.ones(3))
+
+
+def len_of_a_number(xp, x):
+    return x * len(x[0])
+
+
+def entries_of_a_number(xp, x):
+    return x * next(iter(x[0]))
+
+
+def numpy_arguments(xp, x):
+    return np.sum(x, 0)
+
+
+def numpy_where(xp, x):
+    return np.sum(x, where=np.asarray([True, False, True]))
+
+
+def sum_twice(xp, x):
+    return xp.sum(x, axis=(0, -1))
+
+
+def sum_over_a_float(xp, x):
+    return xp.sum(x, axis=0.0)
+
+
+def sum_over_a_word(xp, x):
+    return xp.sum(x, axis="a")
+
+
+def mean_twice(xp, x):
+    return xp.mean(x, axis=(0, 0))
+
+
+def permute_twice(xp, x):
+    return xp.permute_dims(x[None, :], (0, 0))
+
+
+def permute_too_few(xp, x):
+    return xp.permute_dims(x[None, :], (1,))
+
+
+def permute_too_many(xp, x):
+    return xp.permute_dims(x, (0, 0))
+
+
+def transpose_too_few(xp, x):
+    return np.transpose(x[None, :], (1,))
+
+
+def flip_twice(xp, x):
+    return xp.flip(x, axis=(0, -1))
+
+
+def expand_twice(xp, x):
+    return xp.expand_dims(x, axis=(0, 0))
+
+
+def squeeze_twice(xp, x):
+    return xp.squeeze(x[None, :], axis=(0, 0))
+
+
+def squeeze_a_float(xp, x):
+    return xp.squeeze(x[None, :], axis=0.0)
+
+
+def numpy_squeeze(xp, x):
+    return np.squeeze(x[None, :])
+
+
+def unequal_tensordot(xp, x):
+    return xp.tensordot(x[None, :], x[None, :], axes=((0, 1), (0,)))
+
+
+def tensordot_twice(xp, x):
+    return xp.tensordot(x[None, :], x[:, None], axes=((1, 1), (0, 0)))
+
+
+def unequal_moveaxis(xp, x):
+    return xp.moveaxis(x[None, :], (0, 1), (1,))
+
+
+def moveaxis_twice(xp, x):
+    return xp.moveaxis(x[None, :], (0, 0), (0, 1))
+
+
+def unequal_roll(xp, x):
+    return xp.roll(x[None, :], (1, 2, 3), axis=(0, 1))
+
+
+def roll_by_a_float(xp, x):
+    return xp.roll(x, 1.5)
+
+
+def concat_along_a_float(xp, x):
+    return xp.concat([x, x], axis=0.0)
+
+
+def stack_along_two(xp, x):
+    return xp.stack([x, x], axis=(0, 1))
+
+
+def reshape_to_floats(xp, x):
+    return xp.reshape(x, (1.0, 3.0))
+
+
+def float_index(xp, x):
+    return x[1.0]
+
+
+def bool_index(xp, x):
+    return x[True]
+
+
+def word_index(xp, x):
+    return x["a"]
+
+
+def float_indices(xp, x):
+    return x[[0.0, 1.0]]
+
+
+def bool_indices(xp, x):
+    return x[[True, False, True]]
+
+
+def float_slice(xp, x):
+    return x[0.5:]
+
+
+def no_step(xp, x):
+    return x[::0]
+
+
+def two_ellipses(xp, x):
+    return x[..., 0, ...]
+
+
+def two_arrays(xp, x):
+    return xp.stack([x, x])[[0, 1], [0, 1]]
+
+
+def array_apart_from_an_integer(xp, x):
+    return xp.stack([x, x])[None][0, :, [0, 1]]
+
+
+def float_take(xp, x):
+    return xp.take(x, [0.0, 1.0], axis=0)
+
+
+def bool_take(xp, x):
+    return xp.take(x, [True, False], axis=0)
+
+
+def unknown_letter_einsum(xp, x):
+    return xp.einsum("i->ij", x)
+
+
+def operand_too_few_einsum(xp, x):
+    return xp.einsum("i,i->i", x)
+
+
+def operand_too_many_einsum(xp, x):
+    return xp.einsum("i->i", x, x)
+
+
+def repeated_output_einsum(xp, x):
+    return xp.einsum("i->ii", x)
+
+
+def digit_einsum(xp, x):
+    return xp.einsum("1->1", x)
+
+
+def einsum_without_subscripts(xp, x):
+    return xp.einsum(x, x)
+
+
 UNTRACEABLE = {
     # code -> what the message names besides the line
     branch: ["bool(x)", "xp.where"],
@@ -439,7 +791,7 @@ UNTRACEABLE = {
     fixed_mask: ["mask"],
     traced_take: ["take"],
     unknown_function: ["xp.sort"],
-    misspelt_function: ["xp.tahn"],
+    misspelt_function: ["xp.tahn", "did you mean", "tanh"],
     linalg: ["xp.linalg"],
     assign: ["x[...] = value", "xp.where"],
     built_in_max: ["bool(x)"],
@@ -452,6 +804,53 @@ UNTRACEABLE = {
     logic_on_numbers: ["logical", "x > 0"],
     where_on_numbers: ["x > 0"],
     a_loop: ["bool(x)"],
+    masked_constant: ["masked", ".filled("],
+    product_with_a_masked_constant: ["np.asarray(x)"],
+    constants_only: ["constants", "NumPy"],
+    len_of_a_number: ["len(x)", "no axes"],
+    entries_of_a_number: ["iterating over x", "no axes"],
+    numpy_arguments: ["np.sum", "positional", "axis=0"],
+    numpy_where: ["np.sum", "'where'"],
+    sum_twice: ["sum", "(0, -1)", "axis 0 is there twice", "once"],
+    sum_over_a_float: ["sum", "axis 0.0", "whole numbers"],
+    sum_over_a_word: ["sum", "axis 'a'", "whole numbers"],
+    mean_twice: ["mean", "(0, 0)", "twice"],
+    permute_twice: ["permute_dims", "(0, 0)", "twice"],
+    permute_too_few: ["permute_dims", "(1,)", "2 axes", "(0, 1)"],
+    permute_too_many: ["permute_dims", "(0, 0)"],
+    transpose_too_few: ["permute_dims", "(1,)", "2 axes"],
+    flip_twice: ["flip", "(0, -1)", "twice"],
+    expand_twice: ["expand_dims", "(0, 0)", "twice"],
+    squeeze_twice: ["squeeze", "(0, 0)", "twice"],
+    squeeze_a_float: ["squeeze", "axis 0.0"],
+    numpy_squeeze: ["np.squeeze", "'axis'"],
+    unequal_tensordot: ["tensordot", "(0, 1)", "(0,)", "2", "1"],
+    tensordot_twice: ["tensordot", "(1, 1)", "twice"],
+    unequal_moveaxis: ["moveaxis", "(0, 1)", "(1,)"],
+    moveaxis_twice: ["moveaxis", "(0, 0)", "twice"],
+    unequal_roll: ["roll", "(1, 2, 3)", "(0, 1)"],
+    roll_by_a_float: ["roll", "shift 1.5", "whole numbers"],
+    concat_along_a_float: ["concat", "axis 0.0"],
+    stack_along_two: ["stack", "axis (0, 1)"],
+    reshape_to_floats: ["reshape", "(1.0, 3.0)", "whole numbers"],
+    float_index: ["x[1.0]", "integers"],
+    bool_index: ["x[mask]", "integers"],
+    word_index: ["x['a']", "integers"],
+    float_indices: ["x[[0.0, 1.0]]", "integers"],
+    bool_indices: ["x[mask]", "xp.where"],
+    float_slice: ["x[0.5:]", "whole numbers"],
+    no_step: ["x[::0]", "step"],
+    two_ellipses: ["x[..., 0, ...]", "two ellipses"],
+    two_arrays: ["x[[0, 1], [0, 1]]", "xp.stack"],
+    array_apart_from_an_integer: ["x[0, :, [0, 1]]", "two steps"],
+    float_take: ["take", "[0.0, 1.0]", "integers"],
+    bool_take: ["take", "[True, False]", "integers"],
+    unknown_letter_einsum: ["einsum('i->ij')", "'j'", "xp.broadcast_to"],
+    operand_too_few_einsum: ["einsum('i,i->i')", "terms is 2", "operands 1"],
+    operand_too_many_einsum: ["einsum('i->i')", "terms is 1", "operands 2"],
+    repeated_output_einsum: ["einsum('i->ii')", "output", "once"],
+    digit_einsum: ["einsum('1->1')", "'1'", "letter"],
+    einsum_without_subscripts: ["einsum", "string"],
 }
 
 
@@ -550,6 +949,18 @@ def permuting(xp, x):
     return xp.permute_dims(x, (1, 0))
 
 
+def two_unknown_lengths(xp, x):
+    return xp.reshape(x, (-1, -1, 3))
+
+
+def squeezing_beyond(xp, x):
+    return xp.squeeze(x, axis=1)
+
+
+def contracting_too_much(xp, x):
+    return xp.tensordot(x, x, axes=2)
+
+
 def contracting(xp, x):
     return xp.tensordot(x, np.zeros((4, 2)), axes=1)
 
@@ -568,7 +979,10 @@ MISSHAPEN = {
     growing: ["broadcast", "(3,)", "(2, 4)"],
     joining: ["concat", "(1, 3)", "(2, 2)"],
     stacking: ["(3,)", "(2,)"],
-    squeezing: ["squeeze", "axis 0", "3"],
+    squeezing: ["squeeze", "axis 0", "3", "index"],
+    squeezing_beyond: ["axis 1 of squeeze", "batch axis"],
+    two_unknown_lengths: ["reshape", "(3,)", "(-1, -1, 3)"],
+    contracting_too_much: ["tensordot", "2 axes", "(3,)"],
     transposing: ["matrix_transpose", "(3,)"],
     sums: ["'ij'", "(3,)"],
     lengths: ["3", "2"],
@@ -583,6 +997,42 @@ def test_shapes_that_do_not_fit_name_the_shapes_and_the_line(code):
     for word in MISSHAPEN[code]:
         assert word in message, f"{word!r} is not in: {message}"
     line_of(code, message)
+
+
+def test_axes_and_indices_that_numpy_takes():
+    """What is refused above leaves this as NumPy has it."""
+
+    def code(x):
+        xp = x.__array_namespace__()
+        y = xp.stack([x, 2.0 * x])
+        one = np.int64(1)
+        parts = [
+            xp.sum(y, axis=one),
+            xp.sum(y, axis=np.asarray([0, 1]))[None],
+            xp.reshape(xp.permute_dims(y, np.asarray([1, 0])), np.int64(6)),
+            np.transpose(y)[:, 0],
+            y[one, np.asarray([0, -1])],
+            y[:, [0, 2]][0],
+            y[[0, 1], 0],
+            y[[]][:, 0],
+            y[None, 1, [2, 0]][0],
+            xp.take(x, [], axis=0),
+            xp.roll(y, (1, 1), axis=(0, 1))[0],
+            xp.tensordot(y, y, axes=(1, 1))[0],
+            xp.expand_dims(x, axis=(0, -1))[0, :, 0],
+        ]
+        return xp.concat(parts, axis=0)
+
+    def plain(x):
+        y = np.stack([x, 2.0 * x])
+        return np.concatenate([
+            y.sum(1), y.sum((0, 1))[None], y.T.reshape(6), y.T[:, 0], y[1, [0, -1]], y[0, [0, 2]],
+            y[[0, 1], 0], y[[]][:, 0], y[1, [2, 0]], x[:0], np.roll(y, (1, 1), (0, 1))[0],
+            (y @ y.T)[0], x,
+        ])  # fmt: skip
+
+    want = np.stack([plain(x) for x in X])
+    np.testing.assert_allclose(function(code).value(X), want, rtol=1e-15)
 
 
 def test_indices_beyond_the_end_are_index_errors():
@@ -643,6 +1093,9 @@ def test_errors_derive_from_what_a_caller_would_catch():
         ha.ParameterError: KeyError,
         ha.LoadError: ValueError,
         ha.UnknownActivationError: ValueError,
+        OptionError: ValueError,
+        errors.SampleIndexError: IndexError,
+        errors.TraceAttributeError: AttributeError,
     }.items():
         assert issubclass(kind, builtin)
         assert issubclass(kind, ha.HessarrayError)

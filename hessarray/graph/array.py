@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -64,6 +65,13 @@ class TracedArray:
             "choose with xp.where(condition, a, b) instead of branching on values",
         )
 
+    def _has_no_axes(self, call: str) -> NoReturn:
+        raise trace_error(
+            call,
+            "x has no axes here, as a traced function sees one sample without the batch axis",
+            "use x as the number that it is",
+        )
+
     def __bool__(self) -> bool:
         self._refuse("bool(x)")
 
@@ -105,12 +113,12 @@ class TracedArray:
 
     def __iter__(self) -> Iterator[TracedArray]:
         if not self.shape:
-            raise TypeError("iteration over a 0-d array")
+            self._has_no_axes("iterating over x")
         return (_method("getitem")(self, i) for i in range(self.shape[0]))
 
     def __len__(self) -> int:
         if not self.shape:
-            raise TypeError("len() of a 0-d array")
+            self._has_no_axes("len(x)")
         return self.shape[0]
 
     # ---- numpy's own functions called on a traced array -----------------------------------------
@@ -142,6 +150,14 @@ def _call(name: str, shown: str, *args: Any, **kwargs: Any) -> Any:
             "hessarray knows no derivative of it",
             "compose it from functions of the array API standard, see docs/tracing.md",
         )
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as error:
+        raise trace_error(
+            shown,
+            f"the standard's function takes other arguments ({error})",
+            f"write xp.{name} as the array API standard has it, such as xp.sum(x, axis=0)",
+        ) from None
     return function(*args, **kwargs)
 
 

@@ -6,12 +6,13 @@ import builtins
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from types import EllipsisType
 from typing import Any
 
 import numpy as np
 
-from hessarray.errors import SampleIndexError, ShapeError, TraceAttributeError
+from hessarray._arguments import is_masked
+from hessarray.errors import SampleIndexError, ShapeError, TraceAttributeError, near_names
+from hessarray.graph import checks
 from hessarray.graph.array import TracedArray
 from hessarray.graph.builder import LETTERS, Builder
 from hessarray.graph.elementary import PRIMITIVES, Elementary, power
@@ -43,7 +44,9 @@ zeros, ones, full, eye, arange, linspace, tril, triu = map(
 
 
 def asarray(obj: Any, *, dtype: Any = None, device: Any = None, copy: Any = None) -> Any:
-    return obj if isinstance(obj, TracedArray) else np.asarray(obj, dtype=dtype)
+    if isinstance(obj, TracedArray):
+        return obj if dtype is None else astype(obj, dtype)
+    return np.asarray(obj, dtype=dtype)
 
 
 def astype(x: Any, dtype: Any, *, copy: Any = True, device: Any = None) -> Any:
@@ -59,15 +62,15 @@ def astype(x: Any, dtype: Any, *, copy: Any = True, device: Any = None) -> Any:
     return np.asarray(x, dtype=dtype)
 
 
-def zeros_like(x: Any, **_: Any) -> Any:
+def zeros_like(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
     return full_like(x, 0.0)
 
 
-def ones_like(x: Any, **_: Any) -> Any:
+def ones_like(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
     return full_like(x, 1.0)
 
 
-def full_like(x: Any, fill_value: float, **_: Any) -> Any:
+def full_like(x: Any, /, fill_value: float, *, dtype: Any = None, device: Any = None) -> Any:
     if not isinstance(x, TracedArray):
         return np.full(x.shape, fill_value)
     return _wrap(x.builder.broadcast(x.builder.constant(fill_value), x.shape), x.builder)
@@ -77,12 +80,23 @@ def full_like(x: Any, fill_value: float, **_: Any) -> Any:
 
 
 def _builder(*args: Any) -> Builder:
-    return next(a.builder for a in args if isinstance(a, TracedArray))
+    for a in args:
+        if isinstance(a, TracedArray):
+            return a.builder
+    raise trace_error(
+        "a function of constants only",
+        "none of its arguments depends on x or on parameters",
+        "compute constants with the functions of NumPy",
+    )
 
 
 def _node(x: Any, builder: Builder) -> Node:
     if isinstance(x, TracedArray):
         return x.node
+    if is_masked(x):
+        raise trace_error(
+            "a masked array", "its mask would be ignored", "pass its .filled(0.0) instead"
+        )
     try:
         array = np.asarray(x)
     except Exception as error:
@@ -126,22 +140,6 @@ def _broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 def _wrap(node: Node, builder: Builder) -> TracedArray:
     return TracedArray(node, builder)
-
-
-def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
-    if axis is None:
-        return tuple(range(ndim))
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
-    return tuple(_axis(a, ndim) for a in axes)
-
-
-def _axis(axis: int, ndim: int) -> int:
-    if not -ndim <= axis < ndim:
-        raise ShapeError(
-            f"axis {axis} is out of range for one sample's {ndim} axes: "
-            "a traced function sees one sample, without the batch axis"
-        )
-    return axis % ndim
 
 
 def _scalar(x: Any) -> float | None:
@@ -397,7 +395,7 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Any:
 def sum(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: Any = False) -> Any:
     if not isinstance(x, TracedArray):
         return np.sum(x, axis=axis, keepdims=keepdims)
-    axes = _axes(axis, x.ndim)
+    axes = checks.axes("sum", axis, x.ndim)
     node = x.builder.sum(_real(x), axes)
     if keepdims:
         node = x.builder.reshape(node, tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
@@ -405,12 +403,12 @@ def sum(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: Any = Fals
 
 
 def mean(x: Any, /, *, axis: Axis = None, keepdims: Any = False) -> Any:
-    count = math.prod(x.shape[a] for a in _axes(axis, x.ndim))
+    count = math.prod(x.shape[a] for a in checks.axes("mean", axis, x.ndim))
     return divide(sum(x, axis=axis, keepdims=keepdims), float(count))
 
 
 def var(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: Any = False) -> Any:
-    count = math.prod(x.shape[a] for a in _axes(axis, x.ndim))
+    count = math.prod(x.shape[a] for a in checks.axes("var", axis, x.ndim))
     centred = subtract(x, mean(x, axis=axis, keepdims=True))
     return divide(sum(square(centred), axis=axis, keepdims=keepdims), float(count - correction))
 
@@ -421,7 +419,7 @@ def std(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: Any 
 
 def prod(x: Any, /, *, axis: Axis = None, dtype: Any = None, keepdims: Any = False) -> Any:
     """Product over an axis, as a balanced tree of products (meant for short axes)."""
-    axes = _axes(axis, x.ndim)
+    axes = checks.axes("prod", axis, x.ndim)
     out = x
     for a in sorted(axes, reverse=True):
         parts = [
@@ -448,7 +446,7 @@ def min(x: Any, /, *, axis: Axis = None, keepdims: Any = False) -> Any:
 
 
 def _extreme(pick: Callable[[Any, Any], Any], x: Any, axis: Axis, keepdims: Any) -> Any:
-    axes = _axes(axis, x.ndim)
+    axes = checks.axes("max" if pick is maximum else "min", axis, x.ndim)
     out = x
     for a in sorted(axes, reverse=True):
         while out.shape[a] > 1:
@@ -466,25 +464,15 @@ def _extreme(pick: Callable[[Any, Any], Any], x: Any, axis: Axis, keepdims: Any)
 
 def einsum(subscripts: str, *args: Any) -> TracedArray:
     """Einstein sum with explicit output, ``'ij,j->i'``; an extension of the standard."""
-    inputs, arrow, output = subscripts.replace(" ", "").partition("->")
-    if not arrow or "." in subscripts:
-        raise trace_error(
-            f"einsum('{subscripts}')", "the output must be explicit", "write 'ij,j->i'"
-        )
+    terms, output = checks.subscripts(subscripts, len(args))
     builder = _builder(*args)
     nodes = [_real(_wrap(_node(a, builder), builder)) for a in args]
-    for term, node in zip(inputs.split(","), nodes, strict=True):
-        if len(set(term)) < len(term):
-            raise trace_error(
-                f"einsum('{subscripts}')",
-                "an index that repeats in one operand is a diagonal",
-                "stack its entries x[i, i]",
-            )
+    for term, node in zip(terms, nodes, strict=True):
         if len(term) != len(node.shape):
             raise ShapeError(
                 f"einsum: '{term}' names {len(term)} axes, one sample has shape {node.shape}"
             )
-    return _wrap(builder.einsum(inputs.split(","), output, nodes), builder)
+    return _wrap(builder.einsum(terms, output, nodes), builder)
 
 
 def matmul(a: Any, b: Any) -> TracedArray:
@@ -517,15 +505,21 @@ def matmul(a: Any, b: Any) -> TracedArray:
 def tensordot(a: Any, b: Any, /, *, axes: Any = 2) -> TracedArray:
     builder = _builder(a, b)
     x, y = (_real(_wrap(_node(v, builder), builder)) for v in (a, b))
-    if isinstance(axes, int):
-        left = list(range(len(x.shape) - axes, len(x.shape)))
-        right = list(range(axes))
+    if isinstance(axes, Sequence) and len(axes) == 2:
+        left = checks.axes("tensordot", axes[0], len(x.shape))
+        right = checks.axes("tensordot", axes[1], len(y.shape))
     else:
-        left = [_axis(i, len(x.shape)) for i in axes[0]]
-        right = [_axis(i, len(y.shape)) for i in axes[1]]
+        count = checks.integer("tensordot", "axes", axes)
+        if not 0 <= count <= builtins.min(len(x.shape), len(y.shape)):
+            raise ShapeError(
+                f"tensordot over {count} axes of one sample's shapes {x.shape} and {y.shape}: "
+                "contract no more axes than each has"
+            )
+        left = tuple(range(len(x.shape) - count, len(x.shape)))
+        right = tuple(range(count))
     first = list(LETTERS[: len(x.shape)])
     second = list(LETTERS[len(x.shape) : len(x.shape) + len(y.shape)])
-    for i, j in zip(left, right, strict=True):
+    for i, j in checks.pairs("tensordot", left, right):
         second[j] = first[i]
     output = [c for i, c in enumerate(first) if i not in left]
     output += [c for j, c in enumerate(second) if j not in right]
@@ -544,19 +538,30 @@ def vecdot(a: Any, b: Any, /, *, axis: int = -1) -> Any:
 def reshape(x: Any, shape: int | Sequence[int], *, copy: Any = None) -> Any:
     if not isinstance(x, TracedArray):
         return np.reshape(x, shape)
-    dims = [shape] if isinstance(shape, int) else [int(n) for n in shape]
+    dims = checks.integers("reshape", "shape", shape)
+    wanted = tuple(dims)
     if dims.count(-1) == 1:
         rest = -math.prod(dims)
         dims[dims.index(-1)] = x.size // rest if rest else 0
-    if math.prod(dims) != x.size:
-        raise ShapeError(f"cannot reshape one sample's {x.shape} to {tuple(dims)}")
+    if math.prod(dims) != x.size or any(n < 0 for n in dims):
+        raise ShapeError(
+            f"cannot reshape one sample's {x.shape} to {wanted}: a traced function sees one "
+            "sample, without the batch axis"
+        )
     return _wrap(x.builder.reshape(x.node, tuple(dims)), x.builder)
 
 
-def permute_dims(x: Any, axes: Sequence[int]) -> Any:
+def permute_dims(x: Any, axes: Sequence[int] | None = None) -> Any:
+    """x with its axes in this order; reversed where there is none, as by np.transpose(x)."""
     if not isinstance(x, TracedArray):
         return np.transpose(x, axes)
-    order = [_axis(a, x.ndim) for a in axes]
+    order = checks.axes("permute_dims", range(x.ndim)[::-1] if axes is None else axes, x.ndim)
+    if len(order) != x.ndim:
+        raise trace_error(
+            f"permute_dims to axes {order}",
+            f"one sample has {x.ndim} axes",
+            f"name all of {tuple(range(x.ndim))}, in the new order",
+        )
     return _wrap(x.builder.permute(_real(x), order), x.builder)
 
 
@@ -567,9 +572,10 @@ def matrix_transpose(x: Any) -> Any:
 
 
 def moveaxis(x: Any, source: Any, destination: Any) -> Any:
-    sources, targets = _axes(source, x.ndim), _axes(destination, x.ndim)
+    sources = checks.axes("moveaxis", source, x.ndim)
+    targets = checks.axes("moveaxis", destination, x.ndim)
     rest = [i for i in range(x.ndim) if i not in sources]
-    for target, origin in sorted(zip(targets, sources, strict=True)):
+    for target, origin in sorted(checks.pairs("moveaxis", targets, sources)):
         rest.insert(target, origin)
     return permute_dims(x, rest)
 
@@ -577,24 +583,27 @@ def moveaxis(x: Any, source: Any, destination: Any) -> Any:
 def expand_dims(x: Any, /, *, axis: int | Sequence[int] = 0) -> Any:
     if not isinstance(x, TracedArray):
         return np.expand_dims(x, axis)
-    count = 1 if isinstance(axis, int) else len(axis)
-    axes = _axes(axis, x.ndim + count)
+    count = len(checks.integers("expand_dims", "axis", axis))
+    axes = checks.axes("expand_dims", axis, x.ndim + count)
     sizes = iter(x.shape)
     return reshape(x, [1 if i in axes else next(sizes) for i in range(x.ndim + count)])
 
 
 def squeeze(x: Any, /, axis: int | Sequence[int]) -> Any:
-    axes = _axes(axis, x.ndim)
+    axes = checks.axes("squeeze", axis, x.ndim)
     for a in axes:
         if x.shape[a] != 1:
-            raise ShapeError(f"cannot squeeze axis {a} of length {x.shape[a]}")
+            raise ShapeError(
+                f"cannot squeeze axis {a} of length {x.shape[a]}, it must be 1: take one of its "
+                "entries by an index, or sum over it"
+            )
     return reshape(x, [n for i, n in enumerate(x.shape) if i not in axes])
 
 
 def broadcast_to(x: Any, /, shape: Sequence[int]) -> Any:
     if not isinstance(x, TracedArray):
         return np.broadcast_to(x, shape)
-    target = tuple(int(n) for n in shape)
+    target = tuple(checks.integers("broadcast_to", "shape", shape))
     if _broadcast_shapes(x.shape, target) != target:
         raise ShapeError(f"cannot broadcast one sample's {x.shape} to {target}")
     return _wrap(x.builder.broadcast(x.node, target), x.builder)
@@ -613,7 +622,7 @@ def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Any:
     if axis is None:
         nodes = [builder.reshape(n, (n.size,)) for n in nodes]
         axis = 0
-    a = _axis(axis, len(nodes[0].shape))
+    a = checks.axis("concat", axis, len(nodes[0].shape))
     for n in nodes[1:]:
         if n.shape[:a] + n.shape[a + 1 :] != nodes[0].shape[:a] + nodes[0].shape[a + 1 :]:
             shown = ", ".join(str(m.shape) for m in nodes)
@@ -629,7 +638,7 @@ def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Any:
     if len({t.shape for t in traced}) > 1:
         shown = ", ".join(str(t.shape) for t in traced)
         raise ShapeError(f"stack needs arrays of one shape, one sample has {shown}")
-    a = _axis(axis, traced[0].ndim + 1)
+    a = checks.axis("stack", axis, traced[0].ndim + 1)
     return concat([expand_dims(t, axis=a) for t in traced], axis=a)
 
 
@@ -637,7 +646,7 @@ def flip(x: Any, /, *, axis: Axis = None) -> Any:
     if not isinstance(x, TracedArray):
         return np.flip(x, axis)  # type: ignore[arg-type]
     node = x.node
-    for a in _axes(axis, x.ndim):
+    for a in checks.axes("flip", axis, x.ndim):
         node = x.builder.flip(node, a)
     return _wrap(node, x.builder)
 
@@ -645,10 +654,10 @@ def flip(x: Any, /, *, axis: Axis = None) -> Any:
 def roll(x: Any, /, shift: int | Sequence[int], *, axis: Axis = None) -> Any:
     if axis is None:
         return reshape(roll(reshape(x, (-1,)), shift, axis=0), x.shape)
-    axes = _axes(axis, x.ndim)
-    shifts = [shift] * len(axes) if isinstance(shift, int) else list(shift)
+    axes = checks.axes("roll", axis, x.ndim)
+    shifts = checks.integers("roll", "shift", shift)
     b, node = x.builder, _real(x)
-    for a, s in zip(axes, shifts, strict=True):
+    for a, s in checks.pairs("roll", axes, shifts * len(axes) if len(shifts) == 1 else shifts):
         n = node.shape[a]
         cut = (n - s) % n if n else 0
         if cut:
@@ -657,16 +666,12 @@ def roll(x: Any, /, shift: int | Sequence[int], *, axis: Axis = None) -> Any:
 
 
 def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
-    if isinstance(indices, TracedArray):
-        raise trace_error(
-            "take(x, traced indices)", "indices must not depend on x", "use fixed indices"
-        )
+    index = checks.index_array("take(x, indices)", indices)
     if not isinstance(x, TracedArray):
-        return np.take(x, indices, axis=axis)
-    index = np.asarray(indices)
+        return np.take(x, index, axis=axis)
     if axis is None:
         x, axis = (x, 0) if x.ndim == 1 else (reshape(x, (-1,)), 0)
-    return _gather(x, _axis(axis, x.ndim), index)
+    return _gather(x, checks.axis("take", axis, x.ndim), index)
 
 
 def _gather(x: TracedArray, axis: int, index: np.ndarray[Any, Any]) -> TracedArray:
@@ -685,47 +690,21 @@ def _gather(x: TracedArray, axis: int, index: np.ndarray[Any, Any]) -> TracedArr
 
 def getitem(x: TracedArray, key: Any) -> TracedArray:
     """x[key] with integers, slices, ``...``, ``None`` and one list or integer array."""
-    keys = list(key) if isinstance(key, tuple) else [key]
-    for k in keys:
-        if isinstance(k, TracedArray) or (hasattr(k, "dtype") and np.asarray(k).dtype.kind == "b"):
-            raise trace_error(
-                "x[mask] or x[traced index]",
-                "the shape of the result would depend on values",
-                "write xp.where(mask, x, 0.0), or index with fixed integers",
-            )
-    used = len([k for k in keys if k is not None and not isinstance(k, EllipsisType)])
-    if used > x.ndim:
-        raise SampleIndexError(
-            f"x[{', '.join(map(_show, keys))}] uses {used} indices, one sample has shape "
-            f"{x.shape}: a traced function sees one sample without the batch axis; write x[..., i]"
-        )
-    if not any(isinstance(k, EllipsisType) for k in keys):
-        keys.append(...)
-    spot = next(i for i, k in enumerate(keys) if isinstance(k, EllipsisType))
-    keys[spot : spot + 1] = [slice(None)] * (x.ndim - used)
     axis = 0
     out = x
-    for k in keys:
+    for k in checks.index_keys(key, x.shape):
         if k is None:
             out = expand_dims(out, axis=axis)
             axis += 1
         elif isinstance(k, slice):
             out = _sliced(out, axis, k)
             axis += 1
-        elif np.ndim(k) == 0:
-            out = squeeze(_gather_one(out, axis, int(k)), axis)
+        elif isinstance(k, int):
+            out = squeeze(_gather_one(out, axis, k), axis)
         else:
-            index = np.asarray(k)
-            out = _gather(out, axis, index)
-            axis += index.ndim
+            out = _gather(out, axis, k)
+            axis += k.ndim
     return out
-
-
-def _show(key: Any) -> str:
-    if isinstance(key, slice):
-        parts = ["" if p is None else str(p) for p in (key.start, key.stop)]
-        return ":".join(parts)
-    return "..." if isinstance(key, EllipsisType) else str(key)
 
 
 def _gather_one(x: TracedArray, axis: int, i: int) -> TracedArray:
@@ -799,6 +778,7 @@ def __getattr__(name: str) -> Any:
     raise trace_error(
         f"xp.{name}",
         "hessarray knows no derivative of it",
-        "compose it from functions of the array API standard, see docs/tracing.md",
+        near_names(name, __all__)
+        or "compose it from functions of the array API standard, see docs/tracing.md",
         TraceAttributeError,
     )

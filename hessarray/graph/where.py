@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import numpy as np
+
 from hessarray.errors import SampleIndexError, ShapeError, TraceError
 
 __all__ = ["naming_the_line", "trace_error", "user_line"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _CONTEXTLIB = contextlib.__file__
+_NUMPY = os.path.dirname(np.__file__)  # whose functions may call back on a traced array
 _BACKENDS = os.path.join(os.path.dirname(_PACKAGE), "backends")  # of an editable install
 
 
@@ -47,7 +50,7 @@ def naming_the_line() -> Iterator[None]:
 
 def _is_users(frame: FrameType) -> bool:
     name = frame.f_code.co_filename
-    return not name.startswith((_PACKAGE, _BACKENDS, _CONTEXTLIB, "<"))
+    return not name.startswith((_PACKAGE, _BACKENDS, _NUMPY, _CONTEXTLIB, "<"))
 
 
 def _shown(frame: FrameType, number: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hessarray._arguments import check_mode
 from hessarray.activations import activation
 from hessarray.layers import Dense, InputConvex, InputConvexQuadratic, Quadratic, Residual
 from hessarray.networks import Network
@@ -131,6 +132,8 @@ class Evaluated(nn.Module):  # type: ignore[misc]
         gradient = do_gradient or do_Hessian
         if laplacian:
             forward_mode = True
+        if forward_mode is not LEFT_OUT:
+            check_mode(forward_mode)
         if forward_mode is LEFT_OUT:
             forward_mode = None if v is None else self._side(v)
         elif forward_mode is not True:

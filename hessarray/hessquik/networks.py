@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hessarray.baselines import AutodiffNetwork, HessianNetwork
-from hessarray.errors import ShapeError
+from hessarray.errors import OptionError, ShapeError, near_names
 from hessarray.hessquik._engine import LEFT_OUT, Evaluated, Spec, Triple, fused
 from hessarray.hessquik.activations import hessQuikActivationFunction, softplusActivation
 from hessarray.hessquik.layers import ICNNLayer, resnetLayer, singleLayer
@@ -119,7 +119,17 @@ class NN(nn.Sequential, Evaluated):  # type: ignore[misc]
         """
         mode = kwargs.pop("forward_mode", LEFT_OUT)
         if kwargs:
-            raise TypeError(f"unknown option {next(iter(kwargs))!r}: only forward_mode is taken")
+            known = (
+                "do_gradient",
+                "do_Hessian",
+                "do_Laplacian",
+                "dudx",
+                "d2ud2x",
+                "v",
+                "forward_mode",
+            )
+            hint = near_names(next(iter(kwargs)), known) or f"known are {', '.join(known)}"
+            raise OptionError(f"unknown option '{next(iter(kwargs))}': {hint}")
         return self._evaluate(x, do_gradient, do_Hessian, do_Laplacian, mode, dudx, d2ud2x, v)
 
 
