@@ -172,7 +172,7 @@ class Evaluation:
         own: dict[str, Any] = {}
         if seeds:
             want, own = self._seeds(seeds, want, backend, dtype, device, batch, inputs)
-        plan = self._plan(want, n, backend)
+        plan = self._plan(want, n)
         itemsize = 4 if dtype == "float32" else 8
         self._check_memory(plan, n, itemsize, limit, backend)
         shapes = {k: v.shape for k, v in plan.program.outputs.items()}
@@ -273,19 +273,19 @@ class Evaluation:
         inputs["p"] = parts[0] if len(parts) == 1 else xp.concat(parts, axis=1)
         return want, {}
 
-    def _plan(self, want: Want, n: int, backend: Backend) -> Plan:
-        """The cached plan for this signature, this magnitude of n and this library's costs."""
+    def _plan(self, want: Want, n: int) -> Plan:
+        """The cached plan for this signature and this magnitude of n."""
         from hessarray.plan.plan import make_plan
 
         graph = self.graph()
         bucket = 0 if n <= 1 else round(math.log10(n))
-        key = (want, bucket, backend.name)
+        key = (want, bucket)
         plan = self._plans.get(key)
         if plan is None:
             with self._lock:
                 plan = self._plans.get(key)
                 if plan is None:
-                    plan = self._plans[key] = make_plan(graph, want, 10**bucket, backend.costs)
+                    plan = self._plans[key] = make_plan(graph, want, 10**bucket)
         return plan
 
     def _check_memory(

@@ -296,7 +296,7 @@ class Function(Evaluation):
         )
         backend = backend_named(self._pinned[0] if self._pinned else "numpy")
         assert backend is not None
-        plan = self._plan(spec, n, backend)
+        plan = self._plan(spec, n)
         run = self._run(plan, n, 8, None, None, None, backend, False)
         return replace(plan, n=n, chunk=run.chunk)
 
