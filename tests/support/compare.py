@@ -65,6 +65,15 @@ def in_before_out(a: Any, inputs: int, out: int, lead: int = 0) -> Any:
     )
 
 
+# Each oracle runs once, so that a fast program is not worth its compilation.
+_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def compiled(fn: Callable[..., Any], *arrays: Any) -> Any:
+    """``fn(*arrays)`` under jit, compiled quickly."""
+    return jax.jit(fn).lower(*arrays).compile(_QUICK)(*arrays)
+
+
 def jax_truth(fn: Callable[[Any], Any], x: Any, batched: bool = True) -> Truth:
     """Derivatives of ``fn`` of one sample, for the samples x (n, *in), by JAX in float64."""
     x = jax.numpy.asarray(np.asarray(x, dtype=np.float64))
@@ -75,7 +84,7 @@ def jax_truth(fn: Callable[[Any], Any], x: Any, batched: bool = True) -> Truth:
         gradient = jax.jacrev(fn)
         return fn(u), gradient(u), jax.jacfwd(gradient)(u)
 
-    f, df, d2f = jax.jit(jax.vmap(everything) if batched else everything)(x)
+    f, df, d2f = compiled(jax.vmap(everything) if batched else everything, x)
     lead = int(batched)
     return Truth(
         np.asarray(f), in_before_out(df, k, out, lead), in_before_out(d2f, 2 * k, out, lead)
@@ -92,7 +101,7 @@ def jax_truth_of(fn: Callable[..., Any], *xs: Any) -> tuple[Any, Any, Any]:
         gradient = jax.jacrev(fn, argnums=every)
         return fn(*us), gradient(*us), jax.jacfwd(gradient, argnums=every)(*us)
 
-    f, df, d2f = jax.jit(everything)(*arrays)
+    f, df, d2f = compiled(everything, *arrays)
     return (
         np.asarray(f),
         tuple(in_before_out(g, x.ndim, out) for g, x in zip(df, arrays, strict=True)),
