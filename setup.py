@@ -1,10 +1,14 @@
-"""Which folders are installed, and under which names; everything else is in pyproject.toml.
+"""Which folders are installed, under which names, and the one file of C.
 
 The folder ``backends/`` lies beside ``hessarray/`` and is installed as ``hessarray.backends``.
 pyproject.toml can either find packages or rename them, not both, hence these lines.
+
+``_loops`` runs a planned program without the interpreter between its steps. It is optional: where
+no C compiler is at hand the same program runs call by call.
 """
 
-from setuptools import find_packages, setup
+import numpy
+from setuptools import Extension, find_packages, setup
 
 setup(
     packages=[
@@ -13,4 +17,12 @@ setup(
     ],
     package_dir={"hessarray": "hessarray", "hessarray.backends": "backends"},
     package_data={"hessarray": ["py.typed"]},
+    ext_modules=[
+        Extension(
+            "hessarray.backends._loops",
+            ["backends/_loops.c"],
+            include_dirs=[numpy.get_include()],
+            optional=True,
+        )
+    ],
 )

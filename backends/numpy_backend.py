@@ -13,7 +13,8 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from hessarray.backends._special import Extended, erf, erfc
-from hessarray.backends.protocol import Executable, Run, Work, load_source
+from hessarray.backends.numpy_loops import Recorder, record
+from hessarray.backends.protocol import Costs, Executable, Run, Work, load_source
 
 __all__ = ["NumpyBackend"]
 
@@ -31,6 +32,7 @@ class NumpyBackend:
     """The array library of last resort and of most scientific scripts."""
 
     name = "numpy"
+    costs = Costs(call=1.0e-6, flop=2.5e-11, entry=6e-10, row=1e-8, matrix=3e-7)
     in_place = True
 
     def __init__(self) -> None:
@@ -98,17 +100,23 @@ class _NumpyExecutable:
         scope = load_source(source, "program", scope)
         self._bind, self._seed = scope["bind"], scope["seed"]
         self._workspace, self._run = scope["workspace"], scope["run"]
+        self._seeded = any(s.op == "seed" for s in program.at(1))
+        self._recorded: dict[Any, Any] = {}  # (n, dtype) -> program and its literals, or None
+        self._lock = threading.Lock()
 
     def bind(self, parameters: Mapping[str, Any], constants: Mapping[str, Any]) -> Any:
         with np.errstate(all="ignore"):
-            return self._bind(self.xp, parameters, constants)
+            bound = self._bind(self.xp, parameters, constants)
+            if self._seeded:
+                return bound
+            return _contiguous(self._seed(self.xp, bound, {}))
 
     def run(
         self, bound: Any, inputs: Mapping[str, Any], seeds: Mapping[str, Any], run: Run
     ) -> tuple[Any, ...]:
-        b = self._seed(self.xp, bound, seeds)
+        b = _contiguous(self._seed(self.xp, bound, seeds)) if self._seeded else bound
         n = run.n
-        x = {k: np.ascontiguousarray(a) for k, a in inputs.items()}
+        x = {k: _plain(a) for k, a in inputs.items()}
         dtype = next(iter(x.values())).dtype
         out = {k: np.empty((n, *shape), dtype) for k, shape in self.shapes.items()}
         if run.chunk >= n:
@@ -118,6 +126,23 @@ class _NumpyExecutable:
         else:
             self._pieces(b, x, out, dtype, run)
         return tuple(out.values())
+
+    def prepared(self, bound: Any, n: int, dtype: Any, shapes: Sequence[Any]) -> Any:
+        """A call from flat inputs to results of these shapes, where one recorded piece is all."""
+        recorded = self._recorded.get((n, dtype.char))
+        if recorded is None or self._seeded:
+            return None
+        program, literals = recorded
+        size, last, empty = n * self.layout.entries * dtype.itemsize, (literals,), np.empty
+
+        def call(inputs: Sequence[Any]) -> list[Any]:
+            x = tuple([a if a.flags.carray else _plain(a) for a in inputs])
+            out = [empty(shape, dtype) for shape in shapes]
+            program.run((_scratch.room(size),), x, bound, tuple(out), last)
+            _scratch.release()
+            return out
+
+        return call
 
     def _pieces(self, b: Any, inputs: Any, out: Any, dtype: Any, run: Run) -> None:
         def work(start: int) -> int:
@@ -135,15 +160,44 @@ class _NumpyExecutable:
                 if run.progress is not None:
                     run.progress(done)
 
-    def _piece(self, b: Any, n: int, inputs: Any, out: Any, dtype: Any) -> None:
-        w = self._buffers(n, dtype)
-        with np.errstate(all="ignore"):
-            self._run(self.xp, b, n, inputs, inputs, w, out)
+    def _piece(self, b: Any, n: int, x: Any, out: Any, dtype: Any) -> None:
+        key = (n, dtype.char)
+        try:
+            recorded = self._recorded[key]
+        except KeyError:
+            recorded = self._record(key, b, n, x, out, dtype)
+        if recorded is not None:
+            program, literals = recorded
+            memory = _scratch.room(n * self.layout.entries * dtype.itemsize)
+            program.run((memory,), tuple(x.values()), b, tuple(out.values()), (literals,))
+        else:
+            w = _scratch.views(self._workspace, self.xp, n, self.layout.entries, dtype)
+            with np.errstate(all="ignore"):
+                self._run(self.xp, b, n, x, x, w, out)
         _scratch.release()
 
-    def _buffers(self, n: int, dtype: Any) -> Any:
-        """The views of one thread for n samples: made for the chunk and for the remainder."""
-        return _scratch.views(self._workspace, self.xp, n, self.layout.entries, dtype)
+    def _record(self, key: Any, b: Any, n: int, x: Any, out: Any, dtype: Any) -> Any:
+        with self._lock:
+            if key not in self._recorded:
+                if len(self._recorded) >= _KEEP_VIEWS:
+                    self._recorded.clear()
+                tape = Recorder(["multiply", "subtract", *_ufunc_names()])
+                run = load_source(self.source, "recorded program", dict(tape.scope))["run"]
+                arena = _scratch.arena(n * self.layout.entries, dtype)
+                w = self._workspace(self.xp, n, arena)
+                arrays = [arena, *x.values(), *b, *out.values()]
+                self._recorded[key] = record(run, arrays, (self.xp, b, n, x, x, w, out), tape)
+            return self._recorded[key]
+
+
+def _plain(a: Any) -> Any:
+    """Contiguous and aligned, as the recorded loops take it."""
+    a = np.ascontiguousarray(a)
+    return a if a.flags.aligned else a.copy()
+
+
+def _contiguous(values: Any) -> tuple[Any, ...]:
+    return tuple(np.ascontiguousarray(v).reshape(v.shape) for v in values)
 
 
 class _Scratch(threading.local):
@@ -156,17 +210,25 @@ class _Scratch(threading.local):
         self.memory = np.empty(0, np.float64)
         self.laid: dict[Any, Any] = {}  # (workspace, n, dtype) -> its views of the memory
 
+    def room(self, size: int) -> Any:
+        """The work buffer, at least so many bytes long."""
+        if self.memory.nbytes < size:
+            self.drop()
+            self.memory = np.empty(-(-size // 8), np.float64)
+        return self.memory
+
+    def arena(self, entries: int, dtype: Any) -> Any:
+        return self.room(entries * dtype.itemsize).view(dtype)[:entries]
+
     def views(self, workspace: Any, xp: Any, n: int, entries: int, dtype: Any) -> Any:
+        """The program's buffers for n samples: made for the chunk and for the remainder."""
+        arena = self.arena(n * entries, dtype)
         key = (workspace, n, dtype)
         found = self.laid.get(key)
         if found is None:
-            size = n * entries * dtype.itemsize
-            if self.memory.nbytes < size:
-                self.drop()
-                self.memory = np.empty(-(-size // 8), np.float64)
-            elif len(self.laid) >= _KEEP_VIEWS:
+            if len(self.laid) >= _KEEP_VIEWS:
                 self.laid.clear()
-            found = self.laid[key] = workspace(xp, n, self.memory.view(dtype)[: n * entries])
+            found = self.laid[key] = workspace(xp, n, arena)
         return found
 
     def release(self) -> None:

@@ -33,6 +33,10 @@ def numpy_source(
     """``workspace`` lays views over an arena; ``run`` fills the results in a straight line."""
     steps = program.at(2)
     outputs = program.outputs
+    roots = {s.out.name: s.out.name for s in steps}
+    for s in steps:
+        if s.op == "reshape":
+            roots[s.out.name] = roots.get(s.args[0].name, s.args[0].name)
     placed: set[str] = set()
     arena = ["def workspace(xp, n, arena):"]
     views: list[str] = []
@@ -53,14 +57,18 @@ def numpy_source(
             if out in layout.direct:
                 body.append(f"{out} = out[{layout.direct[out]!r}].reshape({shape_text(s.out)})")
             else:
-                placed.add(out)
-                views.append(out)
-                low, high = layout.offsets[out], layout.offsets[out] + s.out.size
-                masked = f".view(bool)[:n * {s.out.size}]" if s.out.truth else ""
-                arena.append(
-                    f"    {out} = arena[n * {low}:n * {high}]{masked}.reshape({shape_text(s.out)})"
-                )
-            body.append(_in_place(s, literal))
+                arena += _buffers(s.out, layout, shape_text, placed, views)
+            if s.op == "concat" and any(w is s.out for w, _ in layout.homes.values()):
+                start = 0
+                for k, part in enumerate(s.args):
+                    if not _at_home(part, s, start, roots, layout):
+                        name = f"{out}_{k}"
+                        views.append(name)
+                        arena.append(f"    {name} = {out}[..., {start}:{start + part.shape[-1]}]")
+                        body.append(f"copyto({name}, {part.name})")
+                    start += part.shape[-1]
+            else:
+                body.append(_in_place(s, literal))
     for name, value in outputs.items():
         if name not in layout.direct.values():
             body.append(f"copyto(out[{name!r}], {value.name})")
@@ -74,6 +82,37 @@ def numpy_source(
     return (
         "\n".join(arena) + "\n\n\n" + "\n".join([*head, *(f"    {line}" for line in body)]) + "\n"
     )
+
+
+def _buffers(
+    v: Any,
+    layout: Any,
+    shape_text: Callable[[Any], str],
+    placed: set[str],
+    views: list[str],
+) -> list[str]:
+    """The lines that lay v over the arena, after the joined buffer that it is a part of."""
+    if v.name in placed:
+        return []
+    lines: list[str] = []
+    if v.name in layout.homes:
+        whole, start = layout.homes[v.name]
+        lines += _buffers(whole, layout, shape_text, placed, views)
+        pitch = whole.shape[-1]
+        lead = shape_text(v)[1:-1].rstrip(",").rsplit(",", 1)[0] if v.ndim > 1 else "1"
+        place = f"{whole.name}.reshape(({lead}, {pitch}))[..., {start}:{start + v.shape[-1]}]"
+    else:
+        low, high = layout.offsets[v.name], layout.offsets[v.name] + v.size
+        masked = f".view(bool)[:n * {v.size}]" if v.truth else ""
+        place = f"arena[n * {low}:n * {high}]{masked}.reshape({shape_text(v)})"
+    placed.add(v.name)
+    views.append(v.name)
+    return [*lines, f"    {v.name} = {place}"]
+
+
+def _at_home(part: Any, s: Any, start: int, roots: dict[str, str], layout: Any) -> bool:
+    home = layout.homes.get(roots.get(part.name, part.name))
+    return home is not None and home[0] is s.out and home[1] == start
 
 
 def _view(s: Any, expression: Callable[[Any], str], shape_text: Callable[[Any], str]) -> str:

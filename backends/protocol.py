@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Backend", "Executable", "FunctionalExecutable", "Run", "Work", "load_source"]
+__all__ = ["Backend", "Costs", "Executable", "FunctionalExecutable", "Run", "Work", "load_source"]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the planner weighs, in seconds on one thread; docs/performance.md says how measured."""
+
+    call: float  # an operation on next to nothing
+    flop: float  # inside a large matrix product
+    entry: float  # of an elementwise pass, per entry of the result
+    row: float  # of an elementwise pass over rows that lie apart, per row
+    matrix: float  # per product of a stack of small ones
 
 
 @dataclass(frozen=True)
@@ -47,12 +58,16 @@ class Executable(Protocol):
     ) -> tuple[Any, ...]:
         """The results for all samples. Batched seeds are among the inputs."""
 
+    def prepared(self, bound: Any, n: int, dtype: Any, shapes: Sequence[Any]) -> Any:
+        """After a run: a shorter way from flat inputs to a list of results, or None."""
+
 
 class Backend(Protocol):
     """One array library: namespace, conversion, device, and how a program is made fast."""
 
     name: str
     xp: Any  # array API namespace with erf, erfc and reciprocal
+    costs: Costs
     in_place: bool  # programs write into planned buffers, and chunks into the result
 
     def owns(self, array: Any) -> bool:
@@ -113,6 +128,9 @@ class FunctionalExecutable:
 
     def bind(self, parameters: Mapping[str, Any], constants: Mapping[str, Any]) -> Any:
         return self._bind(self.xp, parameters, constants)
+
+    def prepared(self, bound: Any, n: int, dtype: Any, shapes: Sequence[Any]) -> Any:
+        return None
 
     def run(
         self, bound: Any, inputs: Mapping[str, Any], seeds: Mapping[str, Any], run: Run

@@ -26,7 +26,7 @@ from hessarray.backends import backend_named, backend_of, known_backends
 from hessarray.errors import BackendError, OptionError, ParameterError, ShapeError
 from hessarray.graph.array import TracedArray
 from hessarray.graph.trace import inline
-from hessarray.plan.want import Want
+from hessarray.plan.want import Want, wanted
 
 if TYPE_CHECKING:
     from hessarray.plan.plan import Plan
@@ -135,26 +135,26 @@ class Function(Evaluation):
         function of the number of samples done) and ``parameters=`` (a mapping used instead of the
         stored ones; gradients flow to it).
         """
-        return self._evaluate(x, Want(), options)["value"]
+        return self._evaluate(x, wanted(), options)["value"]
 
     def gradient(self, *x: Any, forward_mode: bool | None = None, **options: Any) -> Any:
         """df_m/dx_a: ``(..., *in, *out)``; a tuple over the inputs where there are several."""
-        want = Want(value=False, gradient=True, forward=forward_mode)
+        want = wanted(value=False, gradient=True, forward=forward_mode)
         return self._evaluate(x, want, options)["gradient"]
 
     def hessian(self, *x: Any, forward_mode: bool | None = None, **options: Any) -> Any:
         """d2f_m/dx_a dx_b: ``(..., *in, *in, *out)``; nested tuples for several inputs."""
-        want = Want(value=False, second="hessian", forward=forward_mode)
+        want = wanted(value=False, second="hessian", forward=forward_mode)
         return self._evaluate(x, want, options)["hessian"]
 
     def hessian_diagonal(self, *x: Any, forward_mode: bool | None = None, **options: Any) -> Any:
         """d2f_m/dx_a^2: ``(..., *in, *out)``, without the d x d block."""
-        want = Want(value=False, second="diagonal", forward=forward_mode)
+        want = wanted(value=False, second="diagonal", forward=forward_mode)
         return self._evaluate(x, want, options)["diagonal"]
 
     def laplacian(self, *x: Any, forward_mode: bool | None = None, **options: Any) -> Any:
         """sum_a d2f_m/dx_a^2: ``(..., 1, *out)``, without the d x d block."""
-        want = Want(value=False, second="laplacian", forward=forward_mode)
+        want = wanted(value=False, second="laplacian", forward=forward_mode)
         return self._evaluate(x, want, options)["laplacian"]
 
     def hvp(self, *x_and_p: Any, **options: Any) -> Any:
@@ -169,21 +169,21 @@ class Function(Evaluation):
                 f"hvp takes {count} inputs and {count} directions, got {len(x_and_p)} arrays"
             )
         seeds = {"p": x_and_p[count:]}
-        return self._evaluate(x_and_p[:count], Want(value=False, second="hvp"), options, seeds)[
+        return self._evaluate(x_and_p[:count], wanted(value=False, second="hvp"), options, seeds)[
             "hvp"
         ]
 
     def weighted_hessian(self, *x_and_lam: Any, **options: Any) -> Any:
         """sum_m lam_m d2f_m/dx_a dx_b, ``(..., *in, *in)``: lam ``(*out)`` or ``(..., *out)``."""
         *x, lam = x_and_lam
-        want = Want(value=False, second="hessian", right=0)
+        want = wanted(value=False, second="hessian", right=0)
         return self._evaluate(x, want, options, {"lam": lam})["hessian"]
 
     def value_gradient_hessian(
         self, *x: Any, forward_mode: bool | None = None, **options: Any
     ) -> Derivatives:
         """Value, gradient and Hessian from one pass."""
-        want = Want(gradient=True, second="hessian", forward=forward_mode)
+        want = wanted(gradient=True, second="hessian", forward=forward_mode)
         found = self._evaluate(x, want, options)
         return Derivatives(found["value"], found["gradient"], found["hessian"])
 
@@ -213,7 +213,7 @@ class Function(Evaluation):
             rows = self._check_directions(v, bool(forward_mode))
             left, right = (rows, None) if forward_mode else (None, rows)
             seeds = {"v": v}
-        want = Want(
+        want = wanted(
             gradient=do_gradient, second=second, left=left, right=right, forward=forward_mode
         )
         found = self._evaluate(x, want, options, seeds)
@@ -296,7 +296,7 @@ class Function(Evaluation):
         )
         backend = backend_named(self._pinned[0] if self._pinned else "numpy")
         assert backend is not None
-        plan = self._plan(spec, n)
+        plan = self._plan(spec, n, backend)
         run = self._run(plan, n, 8, None, None, None, backend, False)
         return replace(plan, n=n, chunk=run.chunk)
 

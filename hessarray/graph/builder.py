@@ -39,6 +39,12 @@ __all__ = ["Builder", "LETTERS"]
 LETTERS = string.ascii_lowercase + string.ascii_uppercase
 
 
+def _same_number(a: Node, b: Node) -> bool:
+    """Whether two nodes with one entry each are the same, apart from axes of length one."""
+    a, b = (n.args[0] if isinstance(n.op, Reshape) else n for n in (a, b))
+    return a is b
+
+
 class Builder:
     """A table of nodes in which equal operations on equal arguments are one node."""
 
@@ -175,6 +181,9 @@ class Builder:
     def slice(self, node: Node, axis: int, start: int, stop: int) -> Node:
         if start == 0 and stop == node.shape[axis]:
             return node
+        if isinstance(node.op, Slice) and node.op.axis == axis:
+            start, stop = node.op.start + start, node.op.start + stop
+            return self.slice(node.args[0], axis, start, stop)
         shape = (*node.shape[:axis], stop - start, *node.shape[axis + 1 :])
         return self.make(Slice(axis, start, stop), (node,), shape, node.truth)
 
@@ -196,11 +205,38 @@ class Builder:
         return self.make(Take(axis, tuple(int(i) for i in indices)), (node,), shape, node.truth)
 
     def concat(self, nodes: Sequence[Node], axis: int) -> Node:
+        """Side by side; neighbouring slices of one array are one slice again."""
+        parts: list[Node] = []
+        for node in nodes:
+            joined = self._neighbours(parts[-1], node, axis) if parts else None
+            parts[-1:] = [joined] if joined is not None else [*parts[-1:], node]
+        nodes = parts
         if len(nodes) == 1:
             return nodes[0]
         first = nodes[0].shape
         shape = (*first[:axis], sum(n.shape[axis] for n in nodes), *first[axis + 1 :])
         return self.make(Concat(axis), tuple(nodes), shape, nodes[0].truth)
+
+    def _neighbours(self, a: Node, b: Node, axis: int) -> Node | None:
+        """a and b as one node, where they are next to each other in the same one."""
+        x, y = a.op, b.op
+        if (
+            isinstance(x, Slice)
+            and isinstance(y, Slice)
+            and x.axis == y.axis == axis
+            and x.stop == y.start
+            and a.args[0] is b.args[0]
+        ):
+            return self.slice(a.args[0], axis, x.start, y.stop)
+        if (
+            isinstance(x, Broadcast)
+            and isinstance(y, Broadcast)
+            and a.args[0].size == b.args[0].size == 1
+            and _same_number(a.args[0], b.args[0])
+        ):
+            length = a.shape[axis] + b.shape[axis]
+            return self.broadcast(a.args[0], (*a.shape[:axis], length, *a.shape[axis + 1 :]))
+        return None
 
     # ---- elementwise and selection -----------------------------------------------------------
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from hessarray.backends.protocol import Costs
 from hessarray.graph.builder import Builder
 from hessarray.graph.node import (
     SAMPLE,
@@ -33,17 +33,19 @@ from hessarray.graph.node import (
     topological,
 )
 from hessarray.plan.fuse import expand, fuse
-from hessarray.plan.paths import BATCH, contraction_path
+from hessarray.plan.contract import Contractor
+from hessarray.plan.stack import stack
 from hessarray.plan.step import Program, Step, Value
 
 __all__ = ["lower"]
 
 
-def lower(builder: Builder, outputs: dict[str, Node], n: int) -> Program:
+def lower(builder: Builder, outputs: dict[str, Node], n: int, costs: Costs) -> Program:
     """The program for these outputs; ``n`` weighs the batch axis when paths are chosen."""
     nodes = expand(builder, list(outputs.values()))
+    nodes = stack(builder, nodes, n, costs)
     nodes = fuse(builder, nodes)
-    lowering = _Lowering(n, builder.hints)
+    lowering = _Lowering(n, costs, builder.hints)
     # Second derivatives first: each Jacobian meets its site while in the cache, and dies.
     names = list(outputs)
     found = {k: lowering.result(node) for k, node in reversed([*zip(names, nodes, strict=True)])}
@@ -65,107 +67,24 @@ def _live(lowering: _Lowering, outputs: dict[str, Value]) -> Program:
     return Program(tuple(steps), constants, outputs, tuple(lowering.paths))
 
 
-class _Lowering:
-    """Emits steps; every node becomes one value."""
+class _Lowering(Contractor):
+    """Every node becomes one value."""
 
-    def __init__(self, n: int, hints: dict[int, str]) -> None:
-        self.n = n
+    def __init__(self, n: int, costs: Costs, hints: dict[int, str]) -> None:
+        super().__init__(n, costs)
         self.hints = hints
-        self.hint = "t"  # names of what is emitted now start with it
-        self.steps: list[Step] = []
         self.values: dict[int, Value] = {}
-        self.constants: dict[str, Any] = {}
-        self.paths: list[str] = []
-        self._seen: dict[Any, Value] = {}
-        self._divisors: dict[int, Value] = {}  # a reciprocal that divides -> its argument
-        self._reshaped: dict[int, Value] = {}  # a reshaped value -> what it was reshaped from
-
-    # ---- emission ----------------------------------------------------------------------------
-
-    def emit(
-        self,
-        op: str,
-        args: Sequence[Value | float],
-        rows: int,
-        shape: tuple[int, ...],
-        *,
-        truth: bool = False,
-        contiguous: bool = True,
-        **attributes: Any,
-    ) -> Value:
-        key = (
-            op,
-            tuple(a if isinstance(a, float) else id(a) for a in args),
-            repr(attributes),
-            shape,
-        )
-        if args and key in self._seen:
-            return self._seen[key]
-        stage = max(
-            (a.stage for a in args if isinstance(a, Value)), default=attributes.get("stage", 0)
-        )
-        stage = SAMPLE if rows else stage
-        value = Value(f"{self.hint}{len(self.steps)}", rows, shape, stage, truth, contiguous)
-        self.steps.append(Step(op, value, tuple(args), attributes))
-        self._seen[key] = value
-        return value
-
-    def reshape(self, v: Value, rows: int, shape: tuple[int, ...]) -> Value:
-        if v.rows == rows and v.shape == shape:
-            return v
-        origin = self._reshaped.get(id(v), v)
-        if not origin.contiguous:
-            origin = self.emit("copy", [v], v.rows, v.shape, truth=v.truth)
-        if (origin.rows, origin.shape) == (rows, shape):
-            return origin
-        out = self.emit("reshape", [origin], rows, shape, truth=v.truth)
-        self._reshaped[id(out)] = origin
-        return out
-
-    def permute(self, v: Value, axes: Sequence[int]) -> Value:
-        """Permute the axes after the batch axis."""
-        if list(axes) == list(range(len(axes))):
-            return v
-        shape = tuple(v.shape[a] for a in axes)
-        moved = [a for a in axes if v.shape[a] != 1]
-        contiguous = v.contiguous and moved == sorted(moved)
-        if contiguous:
-            return self.reshape(v, v.rows, shape)
-        return self.emit(
-            "permute", [v], v.rows, shape, truth=v.truth, contiguous=False, axes=tuple(axes)
-        )
-
-    def binary(self, op: str, a: Value | float, b: Value | float, *, truth: bool = False) -> Value:
-        both = [v for v in (a, b) if isinstance(v, Value)]
-        rows = max(v.rows for v in both)
-        shape = np.broadcast_shapes(*(v.shape for v in both))
-        aligned = [
-            self._aligned(v, len(shape), rows) if isinstance(v, Value) else v for v in (a, b)
-        ]
-        return self.emit(op, aligned, rows, tuple(shape), truth=truth)
-
-    def _aligned(self, v: Value, ndim: int, rows: int) -> Value:
-        """Add the axes of length one that a batched value needs behind its batch axis."""
-        if v.rows and len(v.shape) < ndim:
-            return self.reshape(v, v.rows, (1,) * (ndim - len(v.shape)) + v.shape)
-        return v
-
-    # ---- nodes -------------------------------------------------------------------------------
 
     def finished(self, node: Node) -> Value:
         for item in topological([node]):
             if id(item) not in self.values:
                 self.hint = self.hints.get(id(item), "t")
-                self.values[id(item)] = self.lower_node(item)
+                self.values[id(item)] = _RULES[type(item.op)](self, item, item.op)
         return self.values[id(node)]
 
     def result(self, node: Node) -> Value:
-        """A returned value: it has the batch axis even where it is the same for all samples."""
-        v = self.finished(node)
-        return v if v.rows else self.emit("batch", [v], 1, v.shape, contiguous=False)
-
-    def lower_node(self, node: Node) -> Value:
-        return _RULES[type(node.op)](self, node, node.op)
+        """A returned value: it has the batch axis, in front, even where all samples share it."""
+        return self.batched(self.finished(node))
 
     def arg(self, node: Node, i: int) -> Value:
         return self.values[id(node.args[i])]
@@ -184,199 +103,16 @@ class _Lowering:
             return float(node.op.value.reshape(()))
         return self.values[id(node)]
 
+    def array(self, node: Node) -> Value:
+        """The same where a plain number will not do."""
+        v = self.operand(node)
+        return self.scalar(v) if isinstance(v, float) else v
+
     def full(self, v: Value | float, node: Node) -> Value:
         """An operand that must have the node's whole shape."""
-        if (
-            isinstance(v, Value)
-            and v.shape == node.shape
-            and (v.rows > 0) == (node.level == SAMPLE)
-        ):
-            return v
         if isinstance(v, float):
             v = self.scalar(v)
         return self.broadcast(v, node.shape)
-
-    def scalar(self, number: float) -> Value:
-        return self.constant(np.asarray(number))
-
-    def constant(self, array: np.ndarray[Any, Any]) -> Value:
-        key = f"c{len(self.constants)}"
-        for k, known in self.constants.items():
-            if callable(known):
-                continue
-            if (
-                known.shape == array.shape
-                and known.dtype == array.dtype
-                and known.tobytes() == array.tobytes()
-            ):
-                key = k
-        self.constants[key] = array
-        truth = array.dtype.kind == "b"
-        seen = self._seen.get(("constant", key))
-        if seen is None:
-            seen = self._seen["constant", key] = self.emit(
-                "constant", [], 0, array.shape, truth=truth, key=key
-            )
-        return seen
-
-    def recipe(self, key: str, make: Callable[[], Any], shape: tuple[int, ...]) -> Value:
-        """A constant that is made when the program is bound: a plan takes no memory for it."""
-        self.constants[key] = make
-        if ("constant", key) not in self._seen:
-            self._seen["constant", key] = self.emit("constant", [], 0, shape, key=key)
-        return self._seen["constant", key]
-
-    def broadcast(self, v: Value, shape: tuple[int, ...]) -> Value:
-        if v.shape == shape:
-            return v
-        v = self._aligned(v, len(shape), v.rows)
-        return self.emit("broadcast", [v], v.rows, shape, truth=v.truth, contiguous=False)
-
-    # ---- contractions ------------------------------------------------------------------------
-
-    def contract(self, node: Node, op: Einsum) -> Value:
-        sizes = {
-            c: s
-            for t, a in zip(op.inputs, node.args, strict=True)
-            for c, s in zip(t, a.shape, strict=True)
-        }
-        one = {c for c, s in sizes.items() if s == 1}
-        terms, values = [], []
-        for t, a in zip(op.inputs, node.args, strict=True):
-            v = self.values[id(a)]
-            terms.append("".join(c for c in t if c not in one))
-            values.append(self.reshape(v, v.rows, tuple(s for s in v.shape if s != 1)))
-        output = "".join(c for c in op.output if c not in one)
-        self._apply_scalars(terms, values, op.scale)
-        indexed = tuple((BATCH if v.rows else "") + t for t, v in zip(terms, values, strict=True))
-        batched = BATCH if any(v.rows for v in values) else ""
-        dims = tuple(sorted((*((c, s) for c, s in sizes.items() if s != 1), (BATCH, self.n))))
-        path = contraction_path(indexed, batched + output, dims)
-        if len(indexed) > 2:
-            self.paths.append(f"{','.join(indexed)}->{batched}{output} {list(path)}")
-        work = list(zip(terms, values, strict=True))
-        for pair in path:
-            picked = [work.pop(i) for i in sorted(pair, reverse=True)][::-1]
-            rest = output + "".join(t for t, _ in work)
-            last = not work
-            if len(picked) == 1:
-                work.append(self._reduce(*picked[0], rest))
-            else:
-                work.append(self._pair(picked[0], picked[1], rest, output if last else None))
-        term, value = work[0]
-        term, value = self._reduce(term, value, output)
-        value = self.permute(value, [term.index(c) for c in output])
-        return self.reshape(value, value.rows, node.shape)
-
-    def _reduce(self, term: str, v: Value, needed: str) -> tuple[str, Value]:
-        """Sum the axes that nothing else needs."""
-        gone = [i for i, c in enumerate(term) if c not in needed]
-        if not gone:
-            return term, v
-        shape = tuple(s for i, s in enumerate(v.shape) if i not in gone)
-        v = self.emit("sum", [v], v.rows, shape, axes=tuple(i + (v.rows > 0) for i in gone))
-        return "".join(c for i, c in enumerate(term) if i not in gone), v
-
-    def _pair(
-        self, x: tuple[str, Value], y: tuple[str, Value], needed: str, target: str | None
-    ) -> tuple[str, Value]:
-        x = self._reduce(*x, needed + y[0])
-        y = self._reduce(*y, needed + x[0])
-        gone = [c for c in x[0] if c in y[0] and c not in needed]
-        if not gone:
-            return self._multiply(x, y, target)
-        shared = [c for c in x[0] if c in y[0] and c in needed]
-        if not set(x[0]) ^ set(y[0]) and x[1].rows and y[1].rows:
-            # No free axis on either side: a product and a sum beat n tiny dot products.
-            term, value = self._multiply(x, y, None)
-            return self._reduce(term, value, needed)
-        return self._matmul(x, y, shared, gone, target)
-
-    def _apply_scalars(self, terms: list[str], values: list[Value], scale: float) -> None:
-        """Scale the operand that costs least: one without batch axis, or the smallest."""
-        alone = [k for k, t in enumerate(terms) if not t and not values[k].rows]
-        factors: list[Value | float] = [scale] if scale != 1.0 else []
-        if len(alone) < len(terms):
-            factors += [values[k] for k in alone]
-            for k in reversed(alone):
-                del terms[k], values[k]
-        if factors:
-            i = min(range(len(values)), key=lambda k: (values[k].stage, values[k].size))
-            for f in factors:
-                values[i] = self.times(values[i], f)
-
-    def times(self, a: Value, b: Value | float) -> Value:
-        """a b, or a / c where b was made as the reciprocal of a divisor c."""
-        for x, y in ((a, b), (b, a)):
-            if isinstance(x, Value) and isinstance(y, Value):
-                divisor = self._divisors.get(id(self._reshaped.get(id(y), y)))
-                if divisor is not None:
-                    return self.binary("divide", x, self.reshape(divisor, y.rows, y.shape))
-        return self.binary("multiply", a, b)
-
-    def _multiply(
-        self, x: tuple[str, Value], y: tuple[str, Value], target: str | None
-    ) -> tuple[str, Value]:
-        if x[1].size < y[1].size:
-            x, y = y, x
-        term = target or x[0] + "".join(c for c in y[0] if c not in x[0])
-        values = []
-        for t, v in (x, y):
-            order = [c for c in term if c in t]
-            v = self.permute(v, [t.index(c) for c in order])
-            sizes = dict(zip(order, v.shape, strict=True))
-            shape = tuple(sizes.get(c, 1) for c in term)
-            first = next((i for i, s in enumerate(shape) if s != 1), len(shape))
-            # Leading axes of length one may stay implicit unless the batch axis stands before them.
-            values.append(self.reshape(v, v.rows, shape if v.rows else shape[first:]))
-        return term, self.times(*values)
-
-    def _matmul(
-        self,
-        x: tuple[str, Value],
-        y: tuple[str, Value],
-        shared: list[str],
-        gone: list[str],
-        target: str | None,
-    ) -> tuple[str, Value]:
-        def free(t: str) -> list[str]:
-            return [c for c in t if c not in shared and c not in gone]
-
-        # The batched operand goes left, so that samples and free axes are the rows of one GEMM;
-        # with both batched, the order that gives the target without a permutation.
-        swap = bool(y[1].rows) and not x[1].rows
-        if bool(x[1].rows) == bool(y[1].rows) and target is not None:
-            wanted = "".join(c for c in target if c not in shared)
-            swap = wanted != "".join(free(x[0]) + free(y[0])) and wanted == "".join(
-                free(y[0]) + free(x[0])
-            )
-        if swap:
-            x, y = y, x
-        left, right = free(x[0]), free(y[0])
-        if target is not None and not y[1].rows:
-            # An operand without batch axis is permuted once, at the binding: let the result come
-            # out in the order that is wanted.
-            right.sort(key=target.index)
-        sizes = {c: s for t, v in (x, y) for c, s in zip(t, v.shape, strict=True)}
-
-        def count(letters: list[str]) -> int:
-            return math.prod(sizes[c] for c in letters)
-
-        def matrix(operand: tuple[str, Value], rows: list[str], columns: list[str]) -> Value:
-            t, v = operand
-            v = self.permute(v, [t.index(c) for c in [*shared, *rows, *columns]])
-            lead = (count(shared),) if shared else ()
-            return self.reshape(v, v.rows, (*lead, count(rows), count(columns)))
-
-        a, b = matrix(x, left, gone), matrix(y, gone, right)
-        term = "".join([*shared, *left, *right])
-        if a.rows and not b.rows and not shared:
-            flat = self.reshape(a, a.rows * count(left), (count(gone),))
-            out = self.emit("matmul", [flat, b], flat.rows, (count(right),))
-        else:
-            lead = (count(shared),) if shared else ()
-            out = self.emit("matmul", [a, b], a.rows, (*lead, count(left), count(right)))
-        return term, self.reshape(out, a.rows, tuple(sizes[c] for c in term))
 
 
 # ---- one rule per kind of operation -----------------------------------------------------------
@@ -396,6 +132,10 @@ def _leaf(low: _Lowering, node: Node, op: Any) -> Value:
     return low._seen[key]
 
 
+def _contract(low: _Lowering, node: Node, op: Einsum) -> Value:
+    return low.contract(op, [low.values[id(a)] for a in node.args], node)
+
+
 def _add(low: _Lowering, node: Node, op: Add) -> Value:
     terms = [(c, low.operand(a)) for c, a in zip(op.coefficients, node.args, strict=True)]
     terms.sort(key=lambda t: (t[0] != 1.0, isinstance(t[1], float)))  # start from a plain term
@@ -404,76 +144,53 @@ def _add(low: _Lowering, node: Node, op: Add) -> Value:
     total: Value | None = None
     for c, v in arrays:
         if total is None:
-            total = v if c == 1.0 else low.binary("multiply", v, c)
+            total = v if c == 1.0 else low.elementwise("multiply", (v, c))
         elif c == 1.0:
-            total = low.binary("add", total, v)
+            total = low.elementwise("add", (total, v))
         elif c == -1.0:
-            total = low.binary("subtract", total, v)
+            total = low.elementwise("subtract", (total, v))
         else:
-            total = low.binary("add", total, low.binary("multiply", v, c))
+            total = low.elementwise("add", (total, low.elementwise("multiply", (v, c))))
     if total is None:
         return low.full(number, node)
     if number or len(arrays) < len(terms):
-        total = low.binary("add", total, number)
+        total = low.elementwise("add", (total, number))
     return low.full(total, node)
 
 
 def _elementwise(low: _Lowering, node: Node, op: Elementwise) -> Value:
-    v = low.operand(node.args[0])
-    v = low.scalar(v) if isinstance(v, float) else v
+    v = low.array(node.args[0])
     if op.function.name == "power":
-        out = low.emit("pow", [v, op.function.parameters[0]], v.rows, v.shape)
+        out = low.elementwise("pow", (v, op.function.parameters[0]))
     elif op.function.name == "divisor":
-        out = low.emit("reciprocal", [v], v.rows, v.shape)
+        out = low.elementwise("reciprocal", (v,))
         low._divisors[id(out)] = v
     else:
-        out = low.emit(op.function.name, [v], v.rows, v.shape)
+        out = low.elementwise(op.function.name, (v,))
     return low.full(out, node)
 
 
 def _select(low: _Lowering, node: Node, op: Select) -> Value:
     test = node.args[0].op
     names = {"greater_equal": "maximum", "less_equal": "minimum"}
-    a, b = (low.operand(x) for x in node.args[1:])
+    a, b = (low.array(x) for x in node.args[1:])
     if isinstance(test, Test) and test.name in names and node.args[0].args == node.args[1:]:
         # maximum and minimum as one call: it also keeps NaN, which a comparison would drop
-        pair = [low.scalar(v) if isinstance(v, float) else v for v in (a, b)]
-        return low.full(low.binary(names[test.name], pair[0], pair[1]), node)
-    mask = low.arg(node, 0)
-    args = [low.scalar(v) if isinstance(v, float) else v for v in (a, b)]
-    rows = max(v.rows for v in (mask, *args))
-    ndim = len(node.shape)
-    aligned = [low._aligned(v, ndim, rows) for v in (mask, *args)]
-    return low.full(low.emit("where", aligned, rows, node.shape), node)
+        return low.full(low.elementwise(names[test.name], (a, b)), node)
+    return low.full(low.elementwise("where", (low.arg(node, 0), a, b)), node)
 
 
 def _test(low: _Lowering, node: Node, op: Test) -> Value:
     if op.name.startswith("logical"):
-        masks = [low.values[id(a)] for a in node.args]
-        if len(masks) == 1:
-            return low.emit(op.name, masks, masks[0].rows, masks[0].shape, truth=True)
-        return low.binary(op.name, masks[0], masks[1], truth=True)
+        return low.elementwise(op.name, [low.values[id(a)] for a in node.args], truth=True)
     a, b = (low.operand(x) for x in node.args)
     if isinstance(a, float):
         a = low.scalar(a)
-    return low.full(low.binary(op.name, a, b, truth=True), node)
+    return low.full(low.elementwise(op.name, (a, b), truth=True), node)
 
 
 def _slice(low: _Lowering, node: Node, op: Slice) -> Value:
-    v = low.arg(node, 0)
-    axis = op.axis + (v.rows > 0)
-    whole = all(s == 1 for s in v.shape[: op.axis]) and not v.rows
-    return low.emit(
-        "slice",
-        [v],
-        v.rows,
-        node.shape,
-        truth=v.truth,
-        contiguous=v.contiguous and whole,
-        axis=axis,
-        start=op.start,
-        stop=op.stop,
-    )
+    return low.slice(low.arg(node, 0), op.axis, op.start, op.stop)
 
 
 def _pad(low: _Lowering, node: Node, op: Pad) -> Value:
@@ -495,23 +212,20 @@ def _concat(low: _Lowering, node: Node, op: Concat) -> Value:
 
 def _joined(low: _Lowering, parts: list[Value], axis: int, shape: tuple[int, ...]) -> Value:
     rows = max(p.rows for p in parts)
+    leads = {p.lead for p in parts if p.rows}
+    lead = leads.pop() if len(leads) == 1 else 0
     if rows:  # concat does not broadcast: operands without batch axis are repeated along it
-        parts = [
-            p if p.rows else low.emit("batch", [p], 1, p.shape, contiguous=False) for p in parts
-        ]
-    return low.emit("concat", parts, rows, shape, truth=parts[0].truth, axis=axis + (rows > 0))
+        parts = [low.batched(p, lead) for p in parts]
+    place = axis + (rows > 0 and axis >= lead)
+    return low.emit("concat", parts, rows, shape, lead=lead, truth=parts[0].truth, axis=place)
 
 
 def _flip(low: _Lowering, node: Node, op: Flip) -> Value:
     v = low.arg(node, 0)
+    place = v.place(op.axis)
+    strides = tuple(-s if p == place else s for p, s in enumerate(v.strides))
     return low.emit(
-        "flip",
-        [v],
-        v.rows,
-        node.shape,
-        truth=v.truth,
-        contiguous=False,
-        axis=op.axis + (v.rows > 0),
+        "flip", [v], v.rows, node.shape, lead=v.lead, truth=v.truth, strides=strides, axis=place
     )
 
 
@@ -519,13 +233,15 @@ def _take(low: _Lowering, node: Node, op: Take) -> Value:
     v = low.arg(node, 0)
     indices = low.constant(np.asarray(op.indices, dtype=np.int32))
     return low.emit(
-        "take", [v, indices], v.rows, node.shape, truth=v.truth, axis=op.axis + (v.rows > 0)
+        "take", [v, indices], v.rows, node.shape, lead=v.lead, truth=v.truth, axis=v.place(op.axis)
     )
 
 
 def _reshape(low: _Lowering, node: Node, op: Reshape) -> Value:
     v = low.arg(node, 0)
-    return low.reshape(v, v.rows, op.shape)
+    if op.shape[: v.lead] != v.shape[: v.lead]:
+        v = low.samples_first(v)
+    return low.reshape(v, v.rows, op.shape, v.lead)
 
 
 def _broadcast(low: _Lowering, node: Node, op: Broadcast) -> Value:
@@ -538,7 +254,7 @@ _RULES: dict[type, Callable[[_Lowering, Node, Any], Value]] = {
     Seed: _leaf,
     Constant: _leaf,
     Eye: _leaf,
-    Einsum: _Lowering.contract,
+    Einsum: _contract,
     Add: _add,
     Elementwise: _elementwise,
     Select: _select,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hessarray.plan.step import VIEWS, Step, Value
+from hessarray.plan.step import SOME, VIEWS, Step, Value, view_strides
 
 __all__ = ["ELEMENTWISE", "Layout", "plan_memory"]
 
@@ -22,11 +22,13 @@ class Layout:
     """Where the batched values of a program live.
 
     ``offsets`` gives, by name, the place of each buffer in an arena of ``entries`` numbers per
-    sample; ``direct`` maps a buffer's name to the result whose memory it is.
+    sample; ``direct`` maps a buffer's name to the result whose memory it is; ``homes`` maps the
+    name of what a concat joins to the joined buffer and the place in it where it is written at once.
     """
 
     offsets: dict[str, int]
     direct: dict[str, str]
+    homes: dict[str, tuple[Value, int]]
     entries: int
 
 
@@ -53,28 +55,100 @@ def plan_memory(steps: Sequence[Step], outputs: dict[str, Value], in_place: bool
         last[base.name] = len(steps)
         if base.name in made and v.contiguous and base.size == v.size and base.name not in direct:
             direct[base.name] = name
+    homes = _homes(steps, root, made, direct) if in_place else {}
+    for view, base in root.items():
+        root[view] = whole = _whole(base, homes)
+        last[whole.name] = max(last.get(whole.name, -1), last.get(base.name, -1))
     offsets: dict[str, int] = {}
     holes: list[tuple[int, int]] = []  # (offset, size), sorted
     end = 0
     for i, s in enumerate(steps):
         if s.out.name not in made:
             continue
-        if s.out.name not in direct:
-            place = _overwritten(s, i, root, last, offsets) if in_place else None
+        out = _whole(s.out, homes)
+        if out.name not in direct and out.name not in offsets:
+            place = _overwritten(s, i, root, last, offsets) if in_place and out is s.out else None
             if place is not None:
-                offsets[s.out.name] = offsets[place]
+                offsets[out.name] = offsets[place]
                 last[place] = -1  # its memory lives on as the new value's
             else:
-                offset = _fit(holes, s.out.size)
+                offset = _fit(holes, out.size)
                 if offset is None:
-                    offset, end = end, end + s.out.size
-                offsets[s.out.name] = offset
+                    offset, end = end, end + out.size
+                offsets[out.name] = offset
         for used in {root[a.name] for a in s.args if isinstance(a, Value) and a.name in root}:
             if last.get(used.name) == i and used.name in offsets:
                 _free(holes, offsets[used.name], used.size)
-        if s.out.name in offsets and last.get(s.out.name) is None:
+        if s.out.name in offsets and last.get(s.out.name, -1) < 0:
             _free(holes, offsets[s.out.name], s.out.size)
-    return Layout(offsets, direct, end)
+    return Layout(offsets, direct, homes, end)
+
+
+def _homes(
+    steps: Sequence[Step], root: dict[str, Value], made: set[str], direct: dict[str, str]
+) -> dict[str, tuple[Value, int]]:
+    """What a concat along the last axis joins is written in its place by whoever makes it."""
+    views: dict[str, list[Step]] = {}
+    for s in steps:
+        if s.op in VIEWS and s.out.name in root:
+            views.setdefault(root[s.out.name].name, []).append(s)
+    homes: dict[str, tuple[Value, int]] = {}
+    for s in steps:
+        if s.op != "concat" or s.out.name in direct or s.attributes["axis"] != s.out.ndim - 1:
+            continue
+        start, pitch = 0, s.out.dims[-1]
+        for part in s.args:
+            assert isinstance(part, Value)
+            base = root.get(part.name)
+            width = part.dims[-1]
+            if (
+                base is not None
+                and base.name in made
+                and base.name not in homes
+                and base.name not in direct
+                and part.contiguous
+                and part.truth == base.truth is False
+                and base.size == part.size
+                and base.dims[-1:] == (width,)
+                and width < SOME
+                and _still_views(base, pitch, views.get(base.name, []))
+            ):
+                homes[base.name] = (s.out, start)
+            start += width
+    return homes
+
+
+def _still_views(base: Value, pitch: int, views: Sequence[Step]) -> bool:
+    """Do the views of a buffer take no copy when its rows lie ``pitch`` entries apart?"""
+    width = base.dims[-1]
+    strides = {base.name: tuple(st // width * pitch if st >= width else st for st in base.strides)}
+    if width == 1:
+        strides[base.name] = tuple(st * pitch for st in base.strides)
+    for s in views:
+        source = s.args[0]
+        assert isinstance(source, Value)
+        own = strides[source.name]
+        if s.op == "reshape":
+            found = view_strides(source.dims, own, s.out.dims)
+            if found is None:
+                return False
+            strides[s.out.name] = found
+        elif s.op == "permute":
+            strides[s.out.name] = tuple(own[p] for p in s.attributes["axes"])
+        elif s.op == "slice":
+            axis = s.attributes["axis"]
+            one = s.out.dims[axis] == 1
+            strides[s.out.name] = tuple(0 if one and p == axis else t for p, t in enumerate(own))
+        else:
+            return False
+    return True
+
+
+def _whole(v: Value, homes: dict[str, tuple[Value, int]]) -> Value:
+    """The buffer that v is written into: joints may be parts of longer ones."""
+    while v.name in homes:
+        v = homes[v.name][0]
+    return v
 
 
 def _overwritten(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from hessarray.backends.numpy_source import numpy_source
-from hessarray.backends.protocol import Backend, Executable
+from hessarray.backends.protocol import Backend, Costs, Executable
 from hessarray.graph.node import topological
 from hessarray.graph.trace import Graph
 from hessarray.plan.chain_rule import curvature_sites
@@ -145,7 +145,7 @@ def cost(program: Program, n: int) -> float:
     return total
 
 
-def make_plan(graph: Graph, want: Want, n: int) -> Plan:
+def make_plan(graph: Graph, want: Want, n: int, costs: Costs) -> Plan:
     """The cheapest plan among the brackets that ``want.forward`` allows."""
     best: tuple[float, str, Bracket, Program] | None = None
     tried: set[Bracket] = set()
@@ -154,7 +154,7 @@ def make_plan(graph: Graph, want: Want, n: int) -> Plan:
             continue
         tried.add(bracket)
         builder, outputs = derive(graph, want, bracket)
-        program = lower(builder, outputs, n)
+        program = lower(builder, outputs, n, costs)
         price = cost(program, n)
         if best is None or price < best[0]:
             best = (price, mode, bracket, program)

@@ -35,8 +35,9 @@ def literal(x: Value | float) -> str:
 
 
 def shape_text(v: Value) -> str:
-    lead = [] if not v.rows else ["n"] if v.rows == 1 else [f"n * {v.rows}"]
-    dims = [*lead, *map(str, v.shape)]
+    dims = [str(n) for n in v.shape]
+    if v.rows:
+        dims.insert(v.lead, "n" if v.rows == 1 else f"n * {v.rows}")
     return f"({', '.join(dims)}{',' if len(dims) == 1 else ''})"
 
 
@@ -50,8 +51,7 @@ def expression(s: Step) -> str:
         case "reshape":
             return f"xp.reshape({args[0]}, {shape_text(s.out)})"
         case "permute":
-            axes = tuple(a + 1 for a in at["axes"]) if s.out.rows else at["axes"]
-            return f"xp.permute_dims({args[0]}, {(0, *axes) if s.out.rows else axes})"
+            return f"xp.permute_dims({args[0]}, {at['axes']})"
         case "broadcast" | "batch":
             return f"xp.broadcast_to({args[0]}, {shape_text(s.out)})"
         case "slice":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
-__all__ = ["SECOND", "Want"]
+__all__ = ["SECOND", "Want", "wanted"]
 
 SECOND = ("hessian", "diagonal", "laplacian", "hvp")
 
@@ -27,8 +29,22 @@ class Want:
     batched_right: bool = False
     forward: bool | None = None
 
+    def __post_init__(self) -> None:
+        fields = (self.value, self.gradient, self.second, self.left, self.right)
+        key = (*fields, self.batched_right, self.forward)
+        object.__setattr__(self, "_hash", hash(key))
+
+    def __hash__(self) -> int:  # asked for in every evaluation
+        return self._hash  # type: ignore[attr-defined,no-any-return]
+
     def names(self) -> tuple[str, ...]:
         """The results, in the order in which a program returns them."""
         names = ["value"] if self.value else []
         names += ["gradient"] if self.gradient else []
         return (*names, *([self.second] if self.second else []))
+
+
+@lru_cache(maxsize=1024, typed=True)
+def wanted(**fields: Any) -> Want:
+    """One object for equal wants: making it anew would be a tenth of a small evaluation."""
+    return Want(**fields)

@@ -1,0 +1,366 @@
+/* Runs a straight line of NumPy operations without the interpreter between them.
+ *
+ * A program is a list of calls of NumPy's own inner loops (the ones behind np.tanh, np.multiply,
+ * np.matmul): which loop, on which arrays, over which axes with which strides. numpy_loops.py
+ * records it once from the same program text that NumPy would run call by call; here it runs with
+ * one check of its arguments and without the interpreter lock. Arithmetic stays NumPy's.
+ *
+ * Operands are byte offsets into a few base arrays that come with every run (the work buffer,
+ * inputs, constants, results), so that one program serves all threads and all calls.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
+#include <Python.h>
+#include <fenv.h>
+#include <string.h>
+
+#include <numpy/arrayobject.h>
+#include <numpy/ufuncobject.h>
+
+#define MAX_AXES 8
+#define MAX_ARGS 3
+
+enum { ELEMENTWISE, MATMUL, SUM, MASKED_COPY };
+
+typedef struct {
+    int kind, nargs, axes;
+    PyUFuncGenericFunction loop;
+    void *data;
+    int base[MAX_ARGS];
+    npy_intp offset[MAX_ARGS];
+    npy_intp shape[MAX_AXES];               /* looped axes, the innermost last */
+    npy_intp stride[MAX_ARGS][MAX_AXES];    /* bytes */
+    npy_intp core[3], core_stride[6];       /* MATMUL: m, n, p and their strides */
+    npy_intp summed, summed_stride;         /* SUM: the innermost summed axis */
+    int itemsize;                           /* MASKED_COPY */
+} Op;
+
+typedef struct {
+    PyObject_HEAD
+    Py_ssize_t count;
+    Py_ssize_t bases;
+    Op *ops;
+    PyObject *keep;  /* the ufuncs: their loops are used as long as the program lives */
+} Program;
+
+/* ---- running ------------------------------------------------------------------------------- */
+
+static void masked_copy(char **p, npy_intp n, const npy_intp *step, int itemsize)
+{
+    char *mask = p[0], *from = p[1], *to = p[2];
+    for (npy_intp i = 0; i < n; i++) {
+        if (*mask) {
+            memcpy(to, from, itemsize);
+        }
+        mask += step[0];
+        from += step[1];
+        to += step[2];
+    }
+}
+
+/* One pass over the innermost looped axis. */
+static void inner(const Op *op, char **p, npy_intp n, const npy_intp *step)
+{
+    if (op->kind == ELEMENTWISE) {
+        op->loop(p, &n, step, op->data);
+    }
+    else if (op->kind == MATMUL) {
+        npy_intp size[4] = {n, op->core[0], op->core[1], op->core[2]};
+        npy_intp steps[9] = {step[0], step[1], step[2]};
+        memcpy(steps + 3, op->core_stride, sizeof op->core_stride);
+        op->loop(p, size, steps, op->data);
+    }
+    else if (op->kind == MASKED_COPY) {
+        masked_copy(p, n, step, op->itemsize);
+    }
+    else { /* SUM: p is (argument, result); the loop reduces where its result does not move */
+        for (npy_intp i = 0; i < n; i++) {
+            char *from = p[0] + i * step[0], *to = p[1] + i * step[1];
+            char *args[3] = {to, from, to};
+            npy_intp steps[3] = {0, op->summed_stride, 0};
+            npy_intp length = op->summed;
+            op->loop(args, &length, steps, op->data);
+        }
+    }
+}
+
+static void perform(const Op *op, char *const *bases)
+{
+    char *p[MAX_ARGS];
+    npy_intp index[MAX_AXES] = {0}, step[MAX_ARGS];
+    int last = op->axes - 1;
+    for (int a = 0; a < op->nargs; a++) {
+        p[a] = bases[op->base[a]] + op->offset[a];
+        step[a] = op->stride[a][last];
+    }
+    for (;;) {
+        char *now[MAX_ARGS];
+        memcpy(now, p, sizeof p);
+        inner(op, now, op->shape[last], step);
+        int axis = last - 1;
+        while (axis >= 0) {
+            for (int a = 0; a < op->nargs; a++) {
+                p[a] += op->stride[a][axis];
+            }
+            if (++index[axis] < op->shape[axis]) {
+                break;
+            }
+            for (int a = 0; a < op->nargs; a++) {
+                p[a] -= op->stride[a][axis] * op->shape[axis];
+            }
+            index[axis--] = 0;
+        }
+        if (axis < 0) {
+            return;
+        }
+    }
+}
+
+static PyObject *program_run(Program *self, PyObject *const *groups, Py_ssize_t count)
+{
+    char *small[128], **bases = small;
+    Py_ssize_t found = 0;
+    if (self->bases > 128) {
+        bases = PyMem_Malloc(self->bases * sizeof *bases);
+        if (bases == NULL) {
+            return PyErr_NoMemory();
+        }
+    }
+    for (Py_ssize_t g = 0; g < count; g++) {
+        if (!PyTuple_Check(groups[g])) {
+            PyErr_SetString(PyExc_TypeError, "run takes tuples of arrays");
+            goto done;
+        }
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(groups[g]); i++) {
+            PyObject *array = PyTuple_GET_ITEM(groups[g], i);
+            if (found == self->bases || !PyArray_Check(array)) {
+                PyErr_Format(PyExc_TypeError, "run takes %zd arrays", self->bases);
+                goto done;
+            }
+            bases[found++] = PyArray_BYTES((PyArrayObject *)array);
+        }
+    }
+    if (found != self->bases) {
+        PyErr_Format(PyExc_TypeError, "run takes %zd arrays, got %zd", self->bases, found);
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        perform(self->ops + i, bases);
+    }
+    feclearexcept(FE_ALL_EXCEPT); /* overflow on the way to a right result is no news */
+    Py_END_ALLOW_THREADS
+done:
+    if (bases != small) {
+        PyMem_Free(bases);
+    }
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- building ------------------------------------------------------------------------------ */
+
+/* Merge axes that run on without a gap for every argument; the innermost first. */
+static void coalesce(Op *op)
+{
+    int kept = 0;
+    for (int axis = 0; axis < op->axes; axis++) {
+        if (op->shape[axis] == 1) {
+            continue;
+        }
+        int joins = kept > 0;
+        for (int a = 0; a < op->nargs && joins; a++) {
+            joins = op->stride[a][kept - 1] == op->stride[a][axis] * op->shape[axis];
+        }
+        int to = joins ? kept - 1 : kept++;
+        op->shape[to] = joins ? op->shape[to] * op->shape[axis] : op->shape[axis];
+        for (int a = 0; a < op->nargs; a++) {
+            op->stride[a][to] = op->stride[a][axis];
+        }
+    }
+    if (kept == 0) {
+        op->shape[0] = 1;
+        for (int a = 0; a < op->nargs; a++) {
+            op->stride[a][0] = 0;
+        }
+        kept = 1;
+    }
+    op->axes = kept;
+}
+
+static int find_loop(Op *op, PyObject *ufunc, const char *types)
+{
+    PyUFuncObject *u = (PyUFuncObject *)ufunc;
+    if (!PyObject_TypeCheck(ufunc, &PyUFunc_Type)) {
+        PyErr_SetString(PyExc_TypeError, "a ufunc is expected");
+        return -1;
+    }
+    for (int i = 0; i < u->ntypes; i++) {
+        int same = 1;
+        for (int k = 0; k < u->nargs && same; k++) {
+            PyArray_Descr *descr = PyArray_DescrFromType(u->types[i * u->nargs + k]);
+            same = descr != NULL && descr->type == types[k];
+            Py_XDECREF(descr);
+        }
+        if (same && u->functions[i] != NULL) {
+            op->loop = u->functions[i];
+            op->data = u->data == NULL ? NULL : u->data[i];
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_LookupError, "%s has no loop for %s", u->name, types);
+    return -1;
+}
+
+static int read_numbers(PyObject *tuple, npy_intp *to, int most)
+{
+    Py_ssize_t n = PyTuple_Check(tuple) ? PyTuple_GET_SIZE(tuple) : -1;
+    if (n < 0 || n > most) {
+        PyErr_SetString(PyExc_ValueError, "a short tuple of integers is expected");
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        to[i] = PyLong_AsSsize_t(PyTuple_GET_ITEM(tuple, i));
+        if (to[i] == -1 && PyErr_Occurred()) {
+            return -1;
+        }
+    }
+    return (int)n;
+}
+
+/* (kind, ufunc, types, bases, offsets, shape, (strides, ...), core, core strides) */
+static int read_op(Op *op, PyObject *item, Py_ssize_t bases)
+{
+    PyObject *ufunc, *base, *offset, *shape, *strides, *core, *core_strides;
+    const char *types;
+    npy_intp number[MAX_ARGS], extra[6] = {0};
+    memset(op, 0, sizeof *op);
+    if (!PyArg_ParseTuple(item, "iOsOOOOOO", &op->kind, &ufunc, &types, &base, &offset, &shape,
+                          &strides, &core, &core_strides)) {
+        return -1;
+    }
+    op->nargs = read_numbers(base, number, MAX_ARGS);
+    if (op->nargs < 0 || read_numbers(offset, op->offset, MAX_ARGS) != op->nargs ||
+        !PyTuple_Check(strides) || PyTuple_GET_SIZE(strides) != op->nargs) {
+        goto bad;
+    }
+    op->axes = read_numbers(shape, op->shape, MAX_AXES);
+    for (int a = 0; a < op->nargs; a++) {
+        if (number[a] < 0 || number[a] >= bases ||
+            read_numbers(PyTuple_GET_ITEM(strides, a), op->stride[a], MAX_AXES) != op->axes) {
+            goto bad;
+        }
+        op->base[a] = (int)number[a];
+    }
+    int given = read_numbers(core, extra, 3);
+    if (op->axes < 0 || given < 0) {
+        goto bad;
+    }
+    if (op->kind == MASKED_COPY) {
+        op->itemsize = (int)extra[0];
+    }
+    else if (find_loop(op, ufunc, types) < 0) {
+        return -1;
+    }
+    if (op->kind == MATMUL) {
+        memcpy(op->core, extra, sizeof op->core);
+        if (given != 3 || read_numbers(core_strides, op->core_stride, 6) != 6) {
+            goto bad;
+        }
+    }
+    if (op->kind == SUM) {
+        op->summed = extra[0];
+        op->summed_stride = extra[1];
+    }
+    coalesce(op);
+    return 0;
+bad:
+    if (!PyErr_Occurred()) {
+        PyErr_SetString(PyExc_ValueError, "an operation does not fit together");
+    }
+    return -1;
+}
+
+static PyObject *program_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *list;
+    Py_ssize_t bases;
+    if (!PyArg_ParseTuple(args, "O!n", &PyList_Type, &list, &bases)) {
+        return NULL;
+    }
+    Program *self = (Program *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->count = PyList_GET_SIZE(list);
+    self->bases = bases;
+    self->ops = PyMem_Calloc(self->count + 1, sizeof *self->ops);
+    Py_INCREF(list);
+    self->keep = list;
+    if (self->ops == NULL) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        if (read_op(self->ops + i, PyList_GET_ITEM(list, i), bases) < 0) {
+            Py_DECREF(self);
+            return NULL;
+        }
+    }
+    return (PyObject *)self;
+}
+
+static void program_dealloc(Program *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyMem_Free(self->ops);
+    Py_XDECREF(self->keep);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef program_methods[] = {
+    {"run", (PyCFunction)(void (*)(void))program_run, METH_FASTCALL,
+     "run(*groups): perform all operations on the arrays of these tuples, in order."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot program_slots[] = {
+    {Py_tp_doc, "Program(operations, bases): a straight line of NumPy's inner loops."},
+    {Py_tp_new, program_new},
+    {Py_tp_dealloc, program_dealloc},
+    {Py_tp_methods, program_methods},
+    {0, NULL},
+};
+
+static PyType_Spec program_spec = {
+    "hessarray.backends._loops.Program", sizeof(Program), 0, Py_TPFLAGS_DEFAULT, program_slots,
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_loops", "A straight line of NumPy's inner loops.", -1, NULL,
+};
+
+PyMODINIT_FUNC PyInit__loops(void)
+{
+    import_array();
+    import_umath();
+    PyObject *m = PyModule_Create(&module);
+    if (m == NULL) {
+        return NULL;
+    }
+    PyObject *type = PyType_FromSpec(&program_spec);
+    if (type == NULL || PyModule_AddObject(m, "Program", type) < 0) {
+        Py_XDECREF(type);
+        Py_DECREF(m);
+        return NULL;
+    }
+    PyModule_AddIntConstant(m, "ELEMENTWISE", ELEMENTWISE);
+    PyModule_AddIntConstant(m, "MATMUL", MATMUL);
+    PyModule_AddIntConstant(m, "SUM", SUM);
+    PyModule_AddIntConstant(m, "MASKED_COPY", MASKED_COPY);
+    return m;
+}

@@ -1,0 +1,208 @@
+"""Records the NumPy program once, to be run without the interpreter between its calls.
+
+The program text is executed with stand-ins for NumPy's functions that note, instead of computing,
+which inner loop runs on which entries: operands as byte offsets into the arrays that every run
+brings along (work buffer, inputs, constants, results). ``_loops.c`` performs the notes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+try:
+    from hessarray.backends import _loops
+except ImportError:  # built without a C compiler: programs run call by call
+    _loops = None  # type: ignore[assignment]
+
+__all__ = ["Recorder", "Unsupported", "available", "record"]
+
+_MOST_COPIES = 256  # of one gather
+
+
+class Unsupported(Exception):
+    """An operation that is no loop of NumPy's; the program runs call by call."""
+
+
+def available() -> bool:
+    """Whether the compiled part is there."""
+    return _loops is not None
+
+
+def record(
+    run: Callable[..., Any], arrays: Sequence[Any], arguments: Sequence[Any], tape: Recorder
+) -> Any:
+    """What ``run(*arguments)`` does with ``arrays``, as a program; None where it cannot be noted.
+
+    ``run`` must have been compiled with the functions of ``tape``; its arguments hold only arrays
+    among ``arrays`` and views of them.
+    """
+    if _loops is None:
+        return None
+    tape.start(arrays)
+    try:
+        run(*arguments)
+        return _loops.Program(tape.operations, len(arrays) + 1), tape.numbers()
+    except (Unsupported, LookupError, ValueError):
+        return None
+
+
+class Recorder:
+    """Stand-ins for NumPy's functions, and the notes that they take."""
+
+    def __init__(self, ufuncs: Sequence[str]) -> None:
+        self.operations: list[Any] = []
+        self._bounds: list[tuple[int, int]] = []
+        self._numbers: dict[float, int] = {}
+        self._dtype = np.dtype(np.float64)
+        self.scope: dict[str, Any] = {name: self._ufunc(getattr(np, name)) for name in ufuncs}
+        self.scope |= {
+            "add": _Add(self),
+            "matmul": self.matmul,
+            "copyto": self.copyto,
+            "concatenate": self.concatenate,
+            "take": self.take,
+            "erf": self.unsupported,
+            "erfc": self.unsupported,
+        }
+
+    def start(self, arrays: Sequence[Any]) -> None:
+        self.operations, self._numbers = [], {}
+        self._dtype = arrays[0].dtype
+        self._bounds = [np.lib.array_utils.byte_bounds(a) for a in arrays]
+
+    def numbers(self) -> Any:
+        """The literals of the program, the last of its arrays."""
+        return np.array([*self._numbers, 0.0], self._dtype)
+
+    # ---- operands ----------------------------------------------------------------------------
+
+    def _place(self, a: Any) -> tuple[int, int]:
+        """Base and offset of an operand."""
+        if isinstance(a, float):
+            k = self._numbers.setdefault(a, len(self._numbers))
+            return len(self._bounds), k * self._dtype.itemsize
+        if not a.size:
+            raise Unsupported
+        start, _ = np.lib.array_utils.byte_bounds(a)
+        address = a.__array_interface__["data"][0]
+        for k, (low, high) in enumerate(self._bounds):
+            if low <= start < high:
+                return k, address - low
+        raise Unsupported
+
+    def _note(
+        self,
+        kind: int,
+        ufunc: Any,
+        operands: Sequence[Any],
+        shape: Sequence[int],
+        strides: Sequence[Sequence[int]],
+        core: tuple[int, ...] = (),
+        core_strides: tuple[int, ...] = (),
+    ) -> None:
+        chars = "".join(self._dtype.char if isinstance(a, float) else a.dtype.char for a in operands)
+        bases, offsets = zip(*(self._place(a) for a in operands), strict=True)
+        if len(shape) > 8:
+            raise Unsupported
+        # The result's largest strides outside: rows run on as long as they can.
+        order = sorted(range(len(shape)), key=lambda k: -abs(strides[-1][k]))
+        lengths = tuple(shape[k] for k in order)
+        steps = tuple(tuple(s[k] for k in order) for s in strides)
+        self.operations.append(
+            (kind, ufunc, chars, bases, offsets, lengths, steps, core, core_strides)
+        )
+
+    # ---- stand-ins -----------------------------------------------------------------------------
+
+    def _ufunc(self, ufunc: Any) -> Callable[..., None]:
+        def noted(*args: Any, out: Any) -> None:
+            self.elementwise(ufunc, args, out)
+
+        return noted
+
+    def elementwise(self, ufunc: Any, args: Sequence[Any], out: Any) -> None:
+        strides = [_strides(a, out.shape) for a in (*args, out)]
+        self._note(_loops.ELEMENTWISE, ufunc, [*args, out], out.shape, strides)
+
+    def matmul(self, a: Any, b: Any, out: Any) -> None:
+        *outer, m, p = out.shape
+        core = (m, a.shape[-1], p)
+        core_strides = (*a.strides[-2:], *b.strides[-2:], *out.strides[-2:])
+        x, y = (np.broadcast_to(v, (*outer, *v.shape[-2:])) for v in (a, b))
+        strides = [v.strides[:-2] for v in (x, y, out)]
+        self._note(_loops.MATMUL, np.matmul, [a, b, out], outer, strides, core, core_strides)
+
+    def sum(self, a: Any, axes: tuple[int, ...], out: Any) -> None:
+        self.copyto(out, 0.0)
+        kept = [k for k in range(a.ndim) if k not in axes]
+        innermost = min(range(a.ndim), key=lambda k: (abs(a.strides[k]), -k))
+        if axes == (innermost,):  # NumPy's loop sums a row pairwise
+            strides = [[a.strides[k] for k in kept], out.strides]
+            core = (a.shape[innermost], a.strides[innermost])
+            self._note(_loops.SUM, np.add, [a, out], out.shape, strides, core)
+            self.operations[-1] = _binary_types(self.operations[-1])
+            return
+        order = [*axes, *kept]
+        to = [*(0 for _ in axes), *out.strides]
+        source = [a.strides[k] for k in order]
+        # Axes in this order: the summed ones outside, so that whole rows are added.
+        shape = [a.shape[k] for k in order]
+        self._note(_loops.ELEMENTWISE, np.add, [out, a, out], shape, [to, source, to])
+        kind, ufunc, chars, bases, offsets, *_ = self.operations[-1]
+        steps = (tuple(to), tuple(source), tuple(to))
+        self.operations[-1] = (kind, ufunc, chars, bases, offsets, tuple(shape), steps, (), ())
+
+    def copyto(self, out: Any, a: Any, where: Any = None) -> None:
+        if where is not None:
+            operands = [where, a, out]
+            strides = [_strides(v, out.shape) for v in operands]
+            core = (out.dtype.itemsize,)
+            self._note(_loops.MASKED_COPY, None, operands, out.shape, strides, core)
+        elif out.dtype.kind != "f":
+            raise Unsupported
+        else:
+            self.elementwise(np.positive, [a], out)
+
+    def concatenate(self, parts: Sequence[Any], axis: int, out: Any) -> None:
+        start = 0
+        for part in parts:
+            stop = start + part.shape[axis]
+            self.copyto(out[(slice(None),) * axis + (slice(start, stop),)], part)
+            start = stop
+
+    def take(self, a: Any, indices: Any, axis: int, out: Any, mode: str) -> None:
+        if math.prod(indices.shape) > _MOST_COPIES:
+            raise Unsupported
+        for k, i in enumerate(indices.tolist()):
+            before = (slice(None),) * axis
+            self.copyto(out[(*before, slice(k, k + 1))], a[(*before, slice(i, i + 1))])
+
+    def unsupported(self, *args: Any) -> None:
+        raise Unsupported
+
+
+class _Add:
+    """np.add with its ``reduce``."""
+
+    def __init__(self, tape: Recorder) -> None:
+        self.tape = tape
+
+    def __call__(self, *args: Any, out: Any) -> None:
+        self.tape.elementwise(np.add, args, out)
+
+    def reduce(self, a: Any, axis: tuple[int, ...], out: Any) -> None:
+        self.tape.sum(a, axis, out)
+
+
+def _strides(a: Any, shape: Sequence[int]) -> Sequence[int]:
+    return (0,) * len(shape) if isinstance(a, float) else np.broadcast_to(a, shape).strides
+
+
+def _binary_types(operation: Any) -> Any:
+    """A sum has two operands, its loop the types of three."""
+    kind, ufunc, chars, *rest = operation
+    return (kind, ufunc, chars + chars[-1], *rest)

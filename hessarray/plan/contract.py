@@ -1,0 +1,225 @@
+"""Lowers a contraction: opt_einsum's path, each pair as matmul, multiply or sum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from hessarray.backends.protocol import Costs
+from hessarray.graph.node import Einsum, Node
+from hessarray.plan.emit import Emitter
+from hessarray.plan.paths import BATCH, contraction_path
+from hessarray.plan.step import Value
+
+__all__ = ["Contractor"]
+
+Operand = tuple[str, Value]
+
+
+class Contractor(Emitter):
+    """An emitter that knows contractions; ``n`` and ``costs`` weigh their alternatives."""
+
+    def __init__(self, n: int, costs: Costs) -> None:
+        super().__init__()
+        self.n, self.costs = n, costs
+        self.paths: list[str] = []
+
+    def contract(self, op: Einsum, arguments: Sequence[Value], node: Node) -> Value:
+        sizes = {
+            c: s
+            for t, a in zip(op.inputs, node.args, strict=True)
+            for c, s in zip(t, a.shape, strict=True)
+        }
+        one = {c for c, s in sizes.items() if s == 1}
+        terms = ["".join(c for c in t if c not in one) for t in op.inputs]
+        values = [self._squeezed(v) for v in arguments]
+        output = "".join(c for c in op.output if c not in one)
+        self._apply_scalars(terms, values, op.scale)
+        indexed = tuple((BATCH if v.rows else "") + t for t, v in zip(terms, values, strict=True))
+        batched = BATCH if any(v.rows for v in values) else ""
+        lengths = tuple(sorted((*((c, s) for c, s in sizes.items() if s != 1), (BATCH, self.n))))
+        path = contraction_path(indexed, batched + output, lengths)
+        if len(indexed) > 2:
+            self.paths.append(f"{','.join(indexed)}->{batched}{output} {list(path)}")
+        work: list[Operand] = list(zip(terms, values, strict=True))
+        for pair in path:
+            picked = [work.pop(i) for i in sorted(pair, reverse=True)][::-1]
+            rest = output + "".join(t for t, _ in work)
+            if len(picked) == 1:
+                work.append(self._reduced(*picked[0], rest))
+            else:
+                work.append(self._pair(picked[0], picked[1], rest, None if work else output))
+        term, v = self._reduced(*work[0], output)
+        lead = v.lead if term[: v.lead] == output[: v.lead] else 0
+        v = self.permute(v, [term.index(c) for c in output], lead)
+        return self._unsqueezed(v, node.shape)
+
+    def _squeezed(self, v: Value) -> Value:
+        """v without axes of length one."""
+        lead = sum(s != 1 for s in v.shape[: v.lead])
+        return self.reshape(v, v.rows, tuple(s for s in v.shape if s != 1), lead)
+
+    def _unsqueezed(self, v: Value, shape: tuple[int, ...]) -> Value:
+        lead = passed = 0
+        while passed < v.lead:
+            passed += shape[lead] != 1
+            lead += 1
+        return self.reshape(v, v.rows, shape, lead)
+
+    def _reduced(self, term: str, v: Value, needed: str) -> Operand:
+        """Sum the axes that nothing else needs."""
+        gone = [i for i, c in enumerate(term) if c not in needed]
+        if not gone:
+            return term, v
+        shape = tuple(s for i, s in enumerate(v.shape) if i not in gone)
+        lead = v.lead - sum(i < v.lead for i in gone)
+        axes = tuple(v.place(i) for i in gone)
+        v = self.emit("sum", [v], v.rows, shape, lead=lead, axes=axes)
+        return "".join(c for i, c in enumerate(term) if i not in gone), v
+
+    def _pair(self, x: Operand, y: Operand, needed: str, target: str | None) -> Operand:
+        x = self._reduced(*x, needed + y[0])
+        y = self._reduced(*y, needed + x[0])
+        gone = [c for c in x[0] if c in y[0] and c not in needed]
+        if not gone:
+            return self._product(x, y, target)
+        shared = [c for c in x[0] if c in y[0] and c in needed]
+        if not set(x[0]) ^ set(y[0]) and x[1].rows and y[1].rows:
+            # No free axis on either side: a product and a sum beat n tiny dot products.
+            return self._reduced(*self._product(x, y, None), needed)
+        if shared or bool(x[1].rows) == bool(y[1].rows):
+            return self._stacked_matrices(x, y, shared, gone, target)
+        return self._matrix(*((x, y) if x[1].rows else (y, x)), gone, target)
+
+    def _apply_scalars(self, terms: list[str], values: list[Value], scale: float) -> None:
+        """Scale the operand that costs least: one without batch axis, or the smallest."""
+        alone = [k for k, t in enumerate(terms) if not t and not values[k].rows]
+        factors: list[Value | float] = [scale] if scale != 1.0 else []
+        if len(alone) < len(terms):
+            factors += [values[k] for k in alone]
+            for k in reversed(alone):
+                del terms[k], values[k]
+        if factors:
+            i = min(range(len(values)), key=lambda k: (values[k].stage, values[k].size))
+            for f in factors:
+                values[i] = self.times(values[i], f)
+
+    # ---- pairs -------------------------------------------------------------------------------
+
+    def _product(self, x: Operand, y: Operand, target: str | None) -> Operand:
+        """Nothing is summed: a product that broadcasts."""
+        if x[1].size < y[1].size:
+            x, y = y, x
+        term = target or x[0] + "".join(c for c in y[0] if c not in x[0])
+        lead = self._lead(term, x, y)
+        sizes = {c: s for t, v in (x, y) for c, s in zip(t, v.shape, strict=True)}
+        a, b = (self._spread(t, v, term, sizes, lead) for t, v in (x, y))
+        op, *pair = self._divided(a, b)
+        rows = max(a.rows, b.rows)
+        return term, self.emit(op, pair, rows, tuple(sizes[c] for c in term), lead=lead)
+
+    @staticmethod
+    def _lead(term: str, x: Operand, y: Operand) -> int:
+        """Where the batch axis stands in a product of x and the smaller y."""
+        (a, v), (b, w) = x, y
+        if v.rows:
+            return v.lead if term[: v.lead] == a[: v.lead] else 0
+        if not w.rows:
+            return 0
+        # Axes that only the constant has come first: the others run on without a gap.
+        front = next((i for i, c in enumerate(term) if c in b), 0)
+        return front + w.lead if term[front : front + w.lead] == b[: w.lead] else 0
+
+    def _spread(self, t: str, v: Value, term: str, sizes: dict[str, int], lead: int) -> Value:
+        """An operand with its axes in the order of ``term``, and length one where it has none."""
+        own = sum(c in t for c in term[:lead])
+        v = self.permute(v, [t.index(c) for c in term if c in t], own if v.rows else 0)
+        shape = tuple(sizes[c] if c in t else 1 for c in term)
+        first = next((i for i, s in enumerate(shape) if s != 1), len(shape))
+        if v.rows:
+            drop = min(first, lead)  # nothing stands before these: they may stay implicit
+            return self.reshape(v, v.rows, shape[drop:], lead - drop)
+        if lead > first:
+            return self.reshape(v, 0, (*shape[first:lead], 1, *shape[lead:]))
+        return self.reshape(v, 0, shape[first:])
+
+    def _matrix(self, x: Operand, y: Operand, gone: list[str], target: str | None) -> Operand:
+        """A sample's value x times y, which has no batch axis.
+
+        Either samples and free axes are the rows of one GEMM, or y stands on the left of one small
+        product per sample. Which one depends on the copies that the order of the axes takes.
+        """
+        (a, v), (b, w) = x, y
+        left = "".join(c for c in a if c not in gone)
+        right = "".join(sorted((c for c in b if c not in gone), key=(target or b).index))
+        sizes = {c: s for t, u in (x, y) for c, s in zip(t, u.shape, strict=True)}
+        out = math.prod(sizes[c] for c in left + right)
+        lead = v.lead if set(a[: v.lead]) <= set(left) else 0
+        last = self.permute(v, [a.index(c) for c in [*left, *gone]], lead)
+        flat = (self._count(left, sizes), (self._count(gone, sizes),))
+        first = self.permute(v, [a.index(c) for c in [*gone, *left]])
+        block = (1, (self._count(gone, sizes), self._count(left, sizes)))
+
+        def seconds(view: bool, term: str, front: int, each: float) -> float:
+            # An order that is not the wanted one is copied by the next step, more or less surely.
+            wrong = target is not None and (term != target or front > 0)
+            copied = (0 if view else v.size) + (out if wrong else 0)
+            return copied * self.costs.entry + each
+
+        rows = seconds(self.viewable(last, *flat), left + right, lead, 0.0)
+        stack = seconds(self.viewable(first, *block), right + left, 0, self.costs.matrix)
+        if left and right and stack < rows:
+            m = self.permute(w, [b.index(c) for c in [*right, *gone]])
+            m = self.reshape(m, 0, (self._count(right, sizes), self._count(gone, sizes)))
+            shape = (self._count(right, sizes), self._count(left, sizes))
+            product = self.emit("matmul", [m, self.reshape(first, *block)], 1, shape)
+            term = right + left
+            return term, self.reshape(product, 1, tuple(sizes[c] for c in term))
+        m = self.permute(w, [b.index(c) for c in [*gone, *right]])
+        m = self.reshape(m, 0, (self._count(gone, sizes), self._count(right, sizes)))
+        product = self.emit(
+            "matmul", [self.reshape(last, *flat), m], flat[0], (self._count(right, sizes),)
+        )
+        term = left + right
+        return term, self.reshape(product, 1, tuple(sizes[c] for c in term), lead)
+
+    def _stacked_matrices(
+        self, x: Operand, y: Operand, shared: list[str], gone: list[str], target: str | None
+    ) -> Operand:
+        """One product of matrices for every sample and every shared axis."""
+
+        def free(t: str) -> str:
+            return "".join(c for c in t if c not in shared and c not in gone)
+
+        swap = bool(y[1].rows) and not x[1].rows
+        if bool(x[1].rows) == bool(y[1].rows) and target is not None:
+            wanted = "".join(c for c in target if c not in shared)
+            one, other = free(x[0]) + free(y[0]), free(y[0]) + free(x[0])
+            swap = wanted not in (one,) and wanted == other
+        if swap:
+            x, y = y, x
+        left, right = free(x[0]), free(y[0])
+        sizes = {c: s for t, v in (x, y) for c, s in zip(t, v.shape, strict=True)}
+
+        def matrix(operand: Operand, rows: str, columns: Sequence[str]) -> Value:
+            t, v = operand
+            v = self.permute(v, [t.index(c) for c in [*shared, *rows, *columns]])
+            ends = (self._count(rows, sizes), self._count(columns, sizes))
+            return self.reshape(v, v.rows, (*front, *ends))
+
+        front = (self._count(shared, sizes),) if shared else ()
+        a = matrix(x, left, gone)
+        t, v = y
+        b = self.permute(v, [t.index(c) for c in [*shared, *gone, *right]])
+        b = self.reshape(
+            b, b.rows, (*front, self._count(gone, sizes), self._count(right, sizes))
+        )
+        shape = (*front, self._count(left, sizes), self._count(right, sizes))
+        rows = max(a.rows, b.rows)
+        product = self.emit("matmul", [a, b], rows, shape)
+        term = "".join([*shared, left, right])
+        return term, self.reshape(product, rows, tuple(sizes[c] for c in term))
+
+    @staticmethod
+    def _count(letters: Sequence[str], sizes: dict[str, int]) -> int:
+        return math.prod(sizes[c] for c in letters)

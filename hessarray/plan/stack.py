@@ -1,0 +1,378 @@
+"""Does once what all layers do alike: the stacking of equal operations.
+
+Three rewritings of a graph, each where calls cost more than arithmetic (few samples, narrow
+layers); the backend's costs decide, one by one:
+
+- A sum of contractions that differ in their operands only, the sum over curvature sites above all,
+  becomes one contraction over operands that lie side by side.
+- Sums and products with matrices merge: ``(a + h b) @ K`` is ``[a, b] @ [K; h K]``, and so is
+  ``a @ K + b @ L``. The matrices are joined once, when the plan is bound.
+- Equal elementwise operations that do not wait for one another become one over their arguments
+  side by side; whoever needs one of the results takes its slice.
+
+Where the memory planner lets the producers write next to each other, joining costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+
+from hessarray.backends.protocol import Costs
+from hessarray.graph.builder import LETTERS, Builder
+from hessarray.graph.node import (
+    SAMPLE,
+    Add,
+    Concat,
+    Einsum,
+    Elementwise,
+    Node,
+    Select,
+    Slice,
+    Test,
+    topological,
+)
+
+__all__ = ["stack"]
+
+
+def stack(builder: Builder, outputs: list[Node], n: int, costs: Costs) -> list[Node]:
+    """The same outputs with fewer, longer operations, where that is cheaper for n samples."""
+    joined = _Joining(builder, n, costs)
+    return _grouped(builder, joined.all(outputs), n, costs)
+
+
+# ---- sums and products with matrices -------------------------------------------------------------
+
+
+class _Joining:
+    """Rebuilds a graph from its leaves; what is summed is contracted in one."""
+
+    def __init__(self, builder: Builder, n: int, costs: Costs) -> None:
+        self.b, self.n, self.costs = builder, n, costs
+        self.terms: dict[int, list[tuple[float, Node]]] = {}  # of a sum, without nesting
+
+    def all(self, outputs: list[Node]) -> list[Node]:
+        new: dict[int, Node] = {}
+        for node in topological(outputs):
+            new[id(node)] = self.again(node, [new[id(a)] for a in node.args])
+        return [new[id(o)] for o in outputs]
+
+    def again(self, node: Node, args: list[Node]) -> Node:
+        op = node.op
+        if node.level == SAMPLE:
+            if isinstance(op, Add):
+                return self.sum(op, args)
+            if isinstance(op, Einsum) and len(args) > 1:
+                return self.product(op, args)
+        return _again(self.b, node, args)
+
+    def sum(self, op: Add, args: list[Node]) -> Node:
+        terms: list[tuple[float, Node]] = []
+        for c, a in zip(op.coefficients, args, strict=True):
+            terms += [(c * k, t) for k, t in self.terms.get(id(a), [(1.0, a)])]
+        plain = [(c, a) for c, a in zip(op.coefficients, args, strict=True)]
+        found = self._sites(self._matrices(terms, plain))
+        out = self.b.add(found)
+        self.terms[id(out)] = terms
+        return out
+
+    def product(self, op: Einsum, args: list[Node]) -> Node:
+        """A product whose factor stands at its smallest argument, and over sums side by side."""
+        split = _matrix(op, args)
+        if split is not None:
+            row, matrix, axis = split
+            terms = self.terms.get(id(args[row]))
+            if terms and all(t.level == SAMPLE for _, t in terms):
+                extra = (len(terms) - 1) * math.prod(args[row].shape)
+                saved = sum(1 + (c != 1.0) for c, _ in terms[1:])
+                if self._pays(extra * args[matrix].size // args[matrix].shape[axis], saved):
+                    return self._side_by_side(op, row, matrix, axis, terms, args[matrix])
+        if op.scale != 1.0 and all(a.level == SAMPLE for a in args):
+            i = min(range(len(args)), key=lambda k: args[k].size)
+            letters = LETTERS[: len(args[i].shape)]
+            scale = Einsum((letters,), letters, op.scale)
+            args = [*args]
+            args[i] = self.b.make(scale, (args[i],), args[i].shape)
+            op = Einsum(op.inputs, op.output)
+        return self.b.make(op, tuple(args), _shape(op, args))
+
+    def _pays(self, extra: int, saved: int) -> bool:
+        """Whether so many more multiply-adds per sample cost less than so many calls."""
+        return 2 * extra * self.n * self.costs.flop < saved * self.costs.call
+
+    def _side_by_side(
+        self,
+        op: Einsum,
+        row: int,
+        matrix: int,
+        axis: int,
+        terms: Sequence[tuple[float, Node]],
+        k: Node,
+    ) -> Node:
+        args: list[Node] = [k, k]
+        args[row] = _nested(self.b, [t for _, t in terms])
+        args[matrix] = self.b.concat([self.b.scale(k, c) for c, _ in terms], axis)
+        return self.b.make(op, tuple(args), _shape(op, args))
+
+    def _matrices(
+        self, terms: list[tuple[float, Node]], plain: list[tuple[float, Node]]
+    ) -> list[tuple[float, Node]]:
+        """Products with matrices among the terms of a sum become one product."""
+        alike: dict[Hashable, list[tuple[float, Node]]] = defaultdict(list)
+        for c, t in terms:
+            alike[_matrix_key(t)].append((c, t))
+        key, found = max(alike.items(), key=lambda item: len(item[1]) if item[0] else 0)
+        if not key or len(found) < 2 or len(alike) > 2:
+            return plain
+        op = found[0][1].op
+        assert isinstance(op, Einsum)
+        split = _matrix(op, found[0][1].args)
+        assert split is not None
+        row, matrix, axis = split
+        wide = [t.args[row] for _, t in found]
+        extra = sum(math.prod(a.shape) for a in wide[:-1]) * (
+            found[0][1].args[matrix].size // found[0][1].args[matrix].shape[axis]
+        )
+        # Without nesting, all but the last product would have to be made again.
+        if len(plain) < len(terms) and not self._pays(extra, len(plain) - 1):
+            return plain
+        args = [found[0][1]] * 2
+        args[row] = _nested(self.b, wide)
+        args[matrix] = self.b.concat(
+            [self.b.scale(t.args[matrix], c * t.op.scale) for c, t in found],  # type: ignore[attr-defined]
+            axis,
+        )
+        op = Einsum(op.inputs, op.output)
+        one = self.b.make(op, tuple(args), found[0][1].shape)
+        rest = [t for k, ts in alike.items() if k != key for t in ts]
+        return [*rest, (1.0, one)]
+
+    def _sites(self, terms: list[tuple[float, Node]]) -> list[tuple[float, Node]]:
+        """Contractions over the samples' own values, side by side along an axis they sum over."""
+        alike: dict[Hashable, list[tuple[float, Node]]] = defaultdict(list)
+        for c, node in terms:
+            alike[_contraction_key(node, c)].append((c, node))
+        result = []
+        for found in alike.values():
+            c, first = found[0]
+            columns = [*zip(*(node.args for _, node in found), strict=True)]
+            # Operands that wait for one another leave the cache meanwhile.
+            entries = self.n * sum(max((a.size for a in node.args), default=0) for _, node in found)
+            saved = 4 * (len(found) - 1) * self.costs.call
+            alike_ones = len(found) > 1 and found[0][1] is not found[1][1]
+            if alike_ones and entries * self.costs.entry / 2 < saved:
+                joined = [self.b.concat(parts, len(parts[0].shape) - 1) for parts in columns]
+                result.append((c, self.b.make(first.op, tuple(joined), first.shape)))
+            else:
+                result += found
+        return result
+
+
+def _nested(builder: Builder, parts: Sequence[Node]) -> Node:
+    """Parts side by side, as a row of ever longer joints: a sum that grew shares the shorter one."""
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = builder.concat([whole, part], len(part.shape) - 1)
+    return whole
+
+
+def _shape(op: Einsum, args: Sequence[Node]) -> tuple[int, ...]:
+    sizes = {
+        c: s for t, a in zip(op.inputs, args, strict=True) for c, s in zip(t, a.shape, strict=True)
+    }
+    return tuple(sizes[c] for c in op.output)
+
+
+def _matrix(op: Einsum, args: Sequence[Node]) -> tuple[int, int, int] | None:
+    """(row, matrix, axis) of a product that sums the last axis of a sample's value over an axis of
+    an array without batch axis; None for any other contraction."""
+    if len(args) != 2 or {a.level == SAMPLE for a in args} != {True, False}:
+        return None
+    row = 0 if args[0].level == SAMPLE else 1
+    term, other = op.inputs[row], op.inputs[1 - row]
+    c = term[-1:]
+    if not c or c in op.output or term.count(c) != 1 or other.count(c) != 1:
+        return None
+    return row, 1 - row, other.index(c)
+
+
+def _matrix_key(node: Node) -> Hashable:
+    if not isinstance(node.op, Einsum):
+        return None
+    split = _matrix(node.op, node.args)
+    if split is None:
+        return None
+    row, matrix, axis = split
+    k = node.args[matrix].shape
+    rest = (node.args[row].shape[:-1], k[:axis], k[axis + 1 :])
+    return node.op.inputs, node.op.output, split, rest
+
+
+def _contraction_key(node: Node, coefficient: float) -> Hashable:
+    """Equal for contractions of samples' values that can run side by side."""
+    op = node.op
+    if not isinstance(op, Einsum) or len(node.args) < 2 or node.args[0].level != SAMPLE:
+        return id(node)
+    last = {t[-1:] for t in op.inputs}
+    if len(last) != 1 or last == {""} or last <= set(op.output):
+        return id(node)
+    if any(t.count(t[-1]) > 1 for t in op.inputs):
+        return id(node)
+    return op, coefficient, tuple(a.shape[:-1] for a in node.args)
+
+
+# ---- equal elementwise operations ----------------------------------------------------------------
+
+
+def _key(node: Node) -> Hashable | None:
+    """Equal for operations that can run side by side along their last axis."""
+    op = node.op
+    if node.level != SAMPLE or not node.shape or not node.args:
+        return None
+    if isinstance(op, (Elementwise, Add, Select, Test)):
+        return op, node.truth, node.shape[:-1]
+    if isinstance(op, Einsum) and op.output:
+        c, axes = op.output[-1], set(op.output)
+        if all(t[-1:] == c and len(set(t)) == len(t) and set(t) <= axes for t in op.inputs):
+            return op, tuple(a.shape[:-1] for a in node.args)
+    return None
+
+
+def _grouped(builder: Builder, outputs: list[Node], n: int, costs: Costs) -> list[Node]:
+    """Equal operations that do not wait for one another become one."""
+    order = topological(outputs)
+    groups = _Groups(order, n, costs).found()
+    if not groups:
+        return outputs
+    member = {id(node): group for group in groups for node in group}
+    new: dict[int, Node] = {}
+    for node in _ordered(outputs, member):
+        group = member.get(id(node))
+        if group is None:
+            new[id(node)] = _again(builder, node, [new[id(a)] for a in node.args])
+        else:
+            _stacked(builder, group, new)
+    return [new[id(o)] for o in outputs]
+
+
+class _Groups:
+    """Chooses the sets of operations that become one."""
+
+    def __init__(self, order: list[Node], n: int, costs: Costs) -> None:
+        self.order, self.n, self.costs = order, n, costs
+        place = {id(node): i for i, node in enumerate(order)}
+        # The graph with the groups found so far merged: a node's group, a group's parents.
+        self.owner = list(range(len(order)))
+        self.parents = [[place[id(a)] for a in node.args] for node in order]
+        self.grouped: set[int] = set()
+
+    def found(self) -> list[list[Node]]:
+        kinds: dict[Hashable, list[int]] = defaultdict(list)
+        for i, node in enumerate(self.order):
+            key = _key(node)
+            if key is not None:
+                kinds[key].append(i)
+        many = [k for k in kinds.values() if len(k) > 1]
+        # Functions first: they cost most, and the factors of products come from them.
+        many.sort(key=lambda k: not isinstance(self.order[k[0]].op, (Elementwise, Test)))
+        groups = []
+        for kind in many:
+            for group in self._independent(kind):
+                if self._pays(group):
+                    self._merge(group)
+                    groups.append([self.order[i] for i in group])
+        return groups
+
+    def _independent(self, kind: list[int]) -> list[list[int]]:
+        """The kind by how many of it a node waits for: those with equal numbers wait for none."""
+        mine = set(kind)
+        waits: dict[int, int] = {}
+        todo = [(i, False) for i in reversed(kind)]
+        while todo:
+            i, ready = todo.pop()
+            i = self.owner[i]
+            if i in waits:
+                continue
+            if ready:
+                waits[i] = max((waits[self.owner[p]] + (p in mine) for p in self.parents[i]), default=0)
+            else:
+                todo.append((i, True))
+                todo += [(p, False) for p in self.parents[i] if self.owner[p] not in waits]
+        classes: dict[int, list[int]] = defaultdict(list)
+        for i in kind:
+            classes[waits[i]].append(i)
+        return [c for c in classes.values() if len(c) > 1]
+
+    def _pays(self, group: list[int]) -> bool:
+        nodes = [self.order[i] for i in group]
+        copies = 0
+        for column in zip(*(node.args for node in nodes), strict=True):
+            if any(id(a) not in self.grouped for a in column):
+                copies += sum(a.level != SAMPLE or isinstance(a.op, Slice) for a in column)
+        # Rows that lie apart cost a little each, in this operation and where its slices are used.
+        rows = self.n * sum(math.prod(node.shape[:-1]) for node in nodes)
+        apart = 4 * rows * self.costs.row
+        return copies * self.costs.call + apart < (len(group) - 1) * self.costs.call
+
+    def _merge(self, group: list[int]) -> None:
+        first = group[0]
+        for i in group[1:]:
+            self.owner[i] = first
+            self.parents[first] = self.parents[first] + self.parents[i]
+        self.grouped.update(id(self.order[i]) for i in group)
+
+
+def _ordered(outputs: list[Node], member: dict[int, list[Node]]) -> list[Node]:
+    """Arguments first, where a group needs the arguments of all its members."""
+    order: list[Node] = []
+    done: set[int] = set()
+    todo: list[tuple[Node, bool]] = [(o, False) for o in reversed(outputs)]
+    while todo:
+        node, ready = todo.pop()
+        group = member.get(id(node), [node])
+        if id(group[0]) in done:
+            continue
+        if ready:
+            done.add(id(group[0]))
+            order.append(node)
+        else:
+            todo.append((node, True))
+            for other in reversed(group):
+                todo.extend((a, False) for a in reversed(other.args))
+    return order
+
+
+def _stacked(builder: Builder, group: list[Node], new: dict[int, Node]) -> None:
+    first, axis = group[0], len(group[0].shape) - 1
+    columns = [
+        [new[id(a)] for a in column] for column in zip(*(m.args for m in group), strict=True)
+    ]
+    # In the order in which their arguments already lie, where they do.
+    order = sorted(range(len(group)), key=_offset(columns))
+    args = [builder.concat([c[k] for k in order], len(c[0].shape) - 1) for c in columns]
+    length = sum(node.shape[-1] for node in group)
+    whole = builder.make(first.op, tuple(args), (*first.shape[:-1], length), first.truth)
+    start = 0
+    for k in order:
+        stop = start + group[k].shape[-1]
+        new[id(group[k])] = builder.slice(whole, axis, start, stop)
+        start = stop
+
+
+def _offset(columns: list[list[Node]]) -> Callable[[int], int]:
+    def offset(k: int) -> int:
+        return next((c[k].op.start for c in columns if isinstance(c[k].op, Slice)), 0)  # type: ignore[attr-defined]
+
+    return offset
+
+
+def _again(builder: Builder, node: Node, args: list[Node]) -> Node:
+    if isinstance(node.op, Concat):
+        return builder.concat(args, node.op.axis)
+    if isinstance(node.op, Slice):
+        return builder.slice(args[0], node.op.axis, node.op.start, node.op.stop)
+    if all(a is b for a, b in zip(args, node.args, strict=True)):
+        return node
+    return builder.make(node.op, tuple(args), node.shape, node.truth)
