@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import Any
 
@@ -13,17 +13,17 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from hessarray.backends._special import Extended, erf, erfc
-from hessarray.backends.numpy_loops import Recorder, record
+from hessarray.backends.numpy_loops import Recorder, available, record
 from hessarray.backends.protocol import Costs, Executable, Run, Work, load_source
 
 __all__ = ["NumpyBackend"]
 
 # Intermediates of one chunk: large enough that the interpreter lock is rarely asked for, small
 # enough to stay in the last-level cache (docs/performance.md has the measurement).
-_CACHE_BYTES = 6 << 20
+_CACHE_BYTES = 3 << 19
 # Few large samples: GEMMs over fewer samples than this lose more than the cache gives back.
-_LEAST_CHUNK, _MOST_BYTES = 32, 24 << 20
-_WORTH_A_THREAD = 2_000_000  # flops, below which handing them to a thread costs more
+_LEAST_CHUNK, _MOST_BYTES = 8, 24 << 20
+_WORTH_A_THREAD = 4_000_000  # flops, below which handing them to a thread costs more
 _KEEP_BYTES = 64 << 20  # of a thread's work buffer, between calls
 _KEEP_VIEWS = 64  # of programs and chunk sizes
 
@@ -32,10 +32,12 @@ class NumpyBackend:
     """The array library of last resort and of most scientific scripts."""
 
     name = "numpy"
-    costs = Costs(call=1.0e-6, flop=2.5e-11, entry=6e-10, row=1e-8, matrix=3e-7)
     in_place = True
 
     def __init__(self) -> None:
+        # One by one from the interpreter, or one after another in C.
+        call = 1.5e-7 if available() else 1.0e-6
+        self.costs = Costs(call=call, flop=2.5e-11, entry=6e-10, row=2.5e-8, matrix=2e-7)
         self.xp = Extended(np, erf=lambda x: erf(np, x), erfc=lambda x: erfc(np, x))
 
     def owns(self, array: Any) -> bool:
@@ -151,14 +153,31 @@ class _NumpyExecutable:
             self._piece(b, stop - start, x, {k: a[start:stop] for k, a in out.items()}, dtype)
             return stop - start
 
-        done = 0
-        each = map if run.threads == 1 else _pool(run.threads, os.getpid()).map
+        starts = iter(range(0, run.n, run.chunk))
+        done: list[int] = []
+
+        def drain(report: Any) -> None:
+            for start in starts:
+                done.append(work(start))
+                if report is not None:
+                    report(sum(done))
+
         with _one_blas_thread:
-            sizes: Iterable[int] = each(work, range(0, run.n, run.chunk))
-            for size in sizes:
-                done += size
-                if run.progress is not None:
-                    run.progress(done)
+            # The caller works too: it starts while the others wake up.
+            others = [
+                _pool(run.threads - 1, os.getpid()).submit(drain, None)
+                for _ in range(run.threads - 1)
+            ]
+            try:
+                drain(run.progress)
+            finally:
+                for _ in starts:  # after an exception nobody takes another piece
+                    pass
+                wait(others)
+        for other in others:
+            other.result()
+        if run.progress is not None:
+            run.progress(run.n)
 
     def _piece(self, b: Any, n: int, x: Any, out: Any, dtype: Any) -> None:
         key = (n, dtype.char)
@@ -260,35 +279,55 @@ def _pool(threads: int, pid: int) -> ThreadPoolExecutor:
 class _OneBlasThread:
     """BLAS at one thread while anybody runs chunks: the first in saves, the last restores.
 
-    threadpoolctl heeds only the thread that set a limit, so one thread of ours does both.
+    Where the library keeps one number for the whole process, it is set directly: threadpoolctl's
+    context takes as long as a small evaluation. Elsewhere threadpoolctl heeds only the thread that
+    set a limit, so one thread of ours does both.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.users = 0
-        self.limits: Any = None
+        self.before: Any = None
 
     def __enter__(self) -> None:
         with self.lock:
             if not self.users:
-                self._governed(self._limit)
+                libraries = _blas_libraries()
+                if libraries is None:
+                    self._governed(self._limit)
+                else:
+                    self.before = [(lib, lib.get_num_threads()) for lib in libraries]
+                    for lib in libraries:
+                        lib.set_num_threads(1)
             self.users += 1
 
     def __exit__(self, *error: object) -> None:
         with self.lock:
             self.users -= 1
             if not self.users:
-                self._governed(self._restore)
+                if isinstance(self.before, list):
+                    for lib, threads in self.before:
+                        lib.set_num_threads(threads)
+                else:
+                    self._governed(self._restore)
 
     def _governed(self, call: Callable[[], None]) -> None:
         _governor(os.getpid()).submit(call).result()
 
     def _limit(self) -> None:
-        self.limits = _controller().limit(limits=1, user_api="blas")
-        self.limits.__enter__()
+        self.before = _controller().limit(limits=1, user_api="blas")
+        self.before.__enter__()
 
     def _restore(self) -> None:
-        self.limits.__exit__(None, None, None)
+        self.before.__exit__(None, None, None)
+
+
+@lru_cache(maxsize=1)
+def _blas_libraries() -> list[Any] | None:
+    """The BLAS libraries, if each keeps its number of threads for the whole process."""
+    found = [lib for lib in _controller().lib_controllers if lib.user_api == "blas"]
+    whole = all(getattr(lib, "threading_layer", "") in ("pthreads", "disabled") for lib in found)
+    return found if whole else None
 
 
 @lru_cache(maxsize=1)

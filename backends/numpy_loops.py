@@ -104,7 +104,9 @@ class Recorder:
         core: tuple[int, ...] = (),
         core_strides: tuple[int, ...] = (),
     ) -> None:
-        chars = "".join(self._dtype.char if isinstance(a, float) else a.dtype.char for a in operands)
+        chars = "".join(
+            self._dtype.char if isinstance(a, float) else a.dtype.char for a in operands
+        )
         bases, offsets = zip(*(self._place(a) for a in operands), strict=True)
         if len(shape) > 8:
             raise Unsupported

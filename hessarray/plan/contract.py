@@ -15,6 +15,8 @@ __all__ = ["Contractor"]
 
 Operand = tuple[str, Value]
 
+_LONG_ROW = 32  # entries
+
 
 class Contractor(Emitter):
     """An emitter that knows contractions; ``n`` and ``costs`` weigh their alternatives."""
@@ -23,6 +25,7 @@ class Contractor(Emitter):
         super().__init__()
         self.n, self.costs = n, costs
         self.paths: list[str] = []
+        self.entries = 0  # entries of the contraction's result
 
     def contract(self, op: Einsum, arguments: Sequence[Value], node: Node) -> Value:
         sizes = {
@@ -34,6 +37,7 @@ class Contractor(Emitter):
         terms = ["".join(c for c in t if c not in one) for t in op.inputs]
         values = [self._squeezed(v) for v in arguments]
         output = "".join(c for c in op.output if c not in one)
+        self.entries = node.size
         self._apply_scalars(terms, values, op.scale)
         indexed = tuple((BATCH if v.rows else "") + t for t, v in zip(terms, values, strict=True))
         batched = BATCH if any(v.rows for v in values) else ""
@@ -48,7 +52,7 @@ class Contractor(Emitter):
             if len(picked) == 1:
                 work.append(self._reduced(*picked[0], rest))
             else:
-                work.append(self._pair(picked[0], picked[1], rest, None if work else output))
+                work.append(self._pair(picked[0], picked[1], rest, output))
         term, v = self._reduced(*work[0], output)
         lead = v.lead if term[: v.lead] == output[: v.lead] else 0
         v = self.permute(v, [term.index(c) for c in output], lead)
@@ -77,10 +81,11 @@ class Contractor(Emitter):
         v = self.emit("sum", [v], v.rows, shape, lead=lead, axes=axes)
         return "".join(c for i, c in enumerate(term) if i not in gone), v
 
-    def _pair(self, x: Operand, y: Operand, needed: str, target: str | None) -> Operand:
+    def _pair(self, x: Operand, y: Operand, needed: str, output: str) -> Operand:
         x = self._reduced(*x, needed + y[0])
         y = self._reduced(*y, needed + x[0])
         gone = [c for c in x[0] if c in y[0] and c not in needed]
+        target = output if needed == output else None  # of the last pair
         if not gone:
             return self._product(x, y, target)
         shared = [c for c in x[0] if c in y[0] and c in needed]
@@ -89,7 +94,7 @@ class Contractor(Emitter):
             return self._reduced(*self._product(x, y, None), needed)
         if shared or bool(x[1].rows) == bool(y[1].rows):
             return self._stacked_matrices(x, y, shared, gone, target)
-        return self._matrix(*((x, y) if x[1].rows else (y, x)), gone, target)
+        return self._matrix(*((x, y) if x[1].rows else (y, x)), gone, output)
 
     def _apply_scalars(self, terms: list[str], values: list[Value], scale: float) -> None:
         """Scale the operand that costs least: one without batch axis, or the smallest."""
@@ -110,7 +115,10 @@ class Contractor(Emitter):
         """Nothing is summed: a product that broadcasts."""
         if x[1].size < y[1].size:
             x, y = y, x
-        term = target or x[0] + "".join(c for c in y[0] if c not in x[0])
+        # Free axes first, common ones last: they run on in both operands.
+        common = "".join(c for c in x[0] if c in y[0])
+        free = "".join(c for c in x[0] + y[0] if c not in common)
+        term = target or free + common
         lead = self._lead(term, x, y)
         sizes = {c: s for t, v in (x, y) for c, s in zip(t, v.shape, strict=True)}
         a, b = (self._spread(t, v, term, sizes, lead) for t, v in (x, y))
@@ -123,11 +131,15 @@ class Contractor(Emitter):
         """Where the batch axis stands in a product of x and the smaller y."""
         (a, v), (b, w) = x, y
         if v.rows:
-            return v.lead if term[: v.lead] == a[: v.lead] else 0
+            outer = w.rows and any(c not in a for c in b)
+            return v.lead if term[: v.lead] == a[: v.lead] and not outer else 0
         if not w.rows:
             return 0
-        # Axes that only the constant has come first: the others run on without a gap.
+        # Axes that only the constant has come first, where the others are short: they run on
+        # without a gap then. Long rows do well by themselves, and products per sample prefer them.
         front = next((i for i, c in enumerate(term) if c in b), 0)
+        if w.size > _LONG_ROW and not w.lead:
+            return 0
         return front + w.lead if term[front : front + w.lead] == b[: w.lead] else 0
 
     def _spread(self, t: str, v: Value, term: str, sizes: dict[str, int], lead: int) -> Value:
@@ -143,44 +155,53 @@ class Contractor(Emitter):
             return self.reshape(v, 0, (*shape[first:lead], 1, *shape[lead:]))
         return self.reshape(v, 0, shape[first:])
 
-    def _matrix(self, x: Operand, y: Operand, gone: list[str], target: str | None) -> Operand:
+    def _matrix(self, x: Operand, y: Operand, gone: list[str], output: str) -> Operand:
         """A sample's value x times y, which has no batch axis.
 
-        Either samples and free axes are the rows of one GEMM, or y stands on the left of one small
-        product per sample. Which one depends on the copies that the order of the axes takes.
+        Either samples and free axes are the rows of one GEMM, or y stands on the left of many small
+        products, whose results have y's axes in front. Which one depends on the copies that the
+        order of the axes takes, now and at the end.
         """
         (a, v), (b, w) = x, y
         left = "".join(c for c in a if c not in gone)
-        right = "".join(sorted((c for c in b if c not in gone), key=(target or b).index))
+        right = "".join(sorted((c for c in b if c not in gone), key=(output + b).index))
         sizes = {c: s for t, u in (x, y) for c, s in zip(t, u.shape, strict=True)}
-        out = math.prod(sizes[c] for c in left + right)
+
+        def count(letters: Sequence[str]) -> int:
+            return self._count(letters, sizes)
+
         lead = v.lead if set(a[: v.lead]) <= set(left) else 0
         last = self.permute(v, [a.index(c) for c in [*left, *gone]], lead)
-        flat = (self._count(left, sizes), (self._count(gone, sizes),))
-        first = self.permute(v, [a.index(c) for c in [*gone, *left]])
-        block = (1, (self._count(gone, sizes), self._count(left, sizes)))
+        flat = (count(left), (count(gone),))
 
-        def seconds(view: bool, term: str, front: int, each: float) -> float:
-            # An order that is not the wanted one is copied by the next step, more or less surely.
-            wrong = target is not None and (term != target or front > 0)
-            copied = (0 if view else v.size) + (out if wrong else 0)
-            return copied * self.costs.entry + each
+        def seconds(copied: bool, term: str, each: float) -> float:
+            kept = [c for c in output if c in term]
+            wrong = kept != [c for c in term if c in output]
+            end = self.entries if wrong else 0  # a copy with short rows
+            return (copied * v.size + 5 * end) * self.costs.entry + each
 
-        rows = seconds(self.viewable(last, *flat), left + right, lead, 0.0)
-        stack = seconds(self.viewable(first, *block), right + left, 0, self.costs.matrix)
-        if left and right and stack < rows:
+        best = seconds(not self.viewable(last, *flat), left + right, 0.0), ""
+        choice: tuple[str, Value, tuple[int, ...]] | None = None
+        for head in dict.fromkeys(("", a[: a.index(gone[0])])):  # axes of products
+            tail = "".join(c for c in left if c not in head)
+            inside = self.permute(v, [a.index(c) for c in [*head, *gone, *tail]])
+            block = (*(sizes[c] for c in head), count(gone), count(tail))
+            copied = not self.viewable(inside, 1, block)
+            time = seconds(copied, head + right + tail, count(head) * self.costs.matrix)
+            if tail and right and time < best[0]:
+                best, choice = (time, head), (tail, inside, block)
+        if choice is not None:
+            tail, inside, block = choice
+            term = best[1] + right + tail
             m = self.permute(w, [b.index(c) for c in [*right, *gone]])
-            m = self.reshape(m, 0, (self._count(right, sizes), self._count(gone, sizes)))
-            shape = (self._count(right, sizes), self._count(left, sizes))
-            product = self.emit("matmul", [m, self.reshape(first, *block)], 1, shape)
-            term = right + left
+            m = self.reshape(m, 0, (count(right), count(gone)))
+            shape = (*block[:-2], count(right), count(tail))
+            product = self.emit("matmul", [m, self.reshape(inside, 1, block)], 1, shape)
             return term, self.reshape(product, 1, tuple(sizes[c] for c in term))
-        m = self.permute(w, [b.index(c) for c in [*gone, *right]])
-        m = self.reshape(m, 0, (self._count(gone, sizes), self._count(right, sizes)))
-        product = self.emit(
-            "matmul", [self.reshape(last, *flat), m], flat[0], (self._count(right, sizes),)
-        )
         term = left + right
+        m = self.permute(w, [b.index(c) for c in [*gone, *right]])
+        m = self.reshape(m, 0, (count(gone), count(right)))
+        product = self.emit("matmul", [self.reshape(last, *flat), m], flat[0], (count(right),))
         return term, self.reshape(product, 1, tuple(sizes[c] for c in term), lead)
 
     def _stacked_matrices(
@@ -211,9 +232,7 @@ class Contractor(Emitter):
         a = matrix(x, left, gone)
         t, v = y
         b = self.permute(v, [t.index(c) for c in [*shared, *gone, *right]])
-        b = self.reshape(
-            b, b.rows, (*front, self._count(gone, sizes), self._count(right, sizes))
-        )
+        b = self.reshape(b, b.rows, (*front, self._count(gone, sizes), self._count(right, sizes)))
         shape = (*front, self._count(left, sizes), self._count(right, sizes))
         rows = max(a.rows, b.rows)
         product = self.emit("matmul", [a, b], rows, shape)

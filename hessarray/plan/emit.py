@@ -103,9 +103,7 @@ class Emitter:
             if (origin.rows, origin.shape, origin.lead) == (rows, shape, lead):
                 return origin
             strides = row_major(target)
-        out = self.emit(
-            "reshape", [origin], rows, shape, lead=lead, truth=v.truth, strides=strides
-        )
+        out = self.emit("reshape", [origin], rows, shape, lead=lead, truth=v.truth, strides=strides)
         self._reshaped[id(out)] = origin
         return out
 
@@ -169,9 +167,7 @@ class Emitter:
         own = (0,) * (len(lengths) - len(v.dims)) + v.strides
         have = (1,) * (len(lengths) - len(v.dims)) + v.dims
         strides = tuple(s if n == h else 0 for n, h, s in zip(lengths, have, own, strict=True))
-        return self.emit(
-            "broadcast", [v], v.rows, shape, lead=lead, truth=v.truth, strides=strides
-        )
+        return self.emit("broadcast", [v], v.rows, shape, lead=lead, truth=v.truth, strides=strides)
 
     def batched(self, v: Value, lead: int = 0) -> Value:
         """v repeated for every sample."""

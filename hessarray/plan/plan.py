@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,10 +11,11 @@ from hessarray.backends.numpy_source import numpy_source
 from hessarray.backends.protocol import Backend, Costs, Executable
 from hessarray.graph.node import topological
 from hessarray.graph.trace import Graph
+from hessarray.plan.bracket import cheapest
 from hessarray.plan.chain_rule import curvature_sites
 from hessarray.plan.derive import Bracket, derive, dominators
 from hessarray.plan.lower import lower
-from hessarray.plan.memory import ELEMENTWISE, Layout, plan_memory
+from hessarray.plan.memory import Layout, plan_memory
 from hessarray.plan.source import (
     carried,
     expression,
@@ -22,13 +24,10 @@ from hessarray.plan.source import (
     once_source,
     shape_text,
 )
-from hessarray.plan.step import Program
+from hessarray.plan.step import VIEWS, Program, Step
 from hessarray.plan.want import Want
 
 __all__ = ["Plan", "make_plan"]
-
-# One pass over an entry costs about as much as this many flops inside a GEMM.
-_PASS = 16
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -133,60 +132,53 @@ class Plan:
         return self.describe()
 
 
-def cost(program: Program, n: int) -> float:
-    """Flops plus passes over memory, in units of one flop inside a GEMM."""
-    total = 0.0
-    for s in program.steps:
-        many = n if s.out.rows else 1
-        if s.op == "matmul":
-            total += many * (s.flops + _PASS * s.out.size)
-        elif s.op in ELEMENTWISE or s.op in ("sum", "copy", "where", "concat"):
-            total += many * _PASS * s.flops
-    return total
+def cost(program: Program, n: int, costs: Costs) -> float:
+    """Estimated seconds on one thread for n samples, without what is bound once."""
+    return sum(_seconds(s, n, costs) for s in program.steps if s.out.rows)
+
+
+def _seconds(s: Step, n: int, costs: Costs) -> float:
+    if s.op == "matmul":
+        stacked = 0 if s.out.ndim == 2 else n * math.prod(s.out.shape[:-2])
+        return costs.call + stacked * costs.matrix + n * s.flops * costs.flop
+    if s.op in VIEWS or not s.args:
+        return 0.0
+    return costs.call + n * s.flops * costs.entry
 
 
 def make_plan(graph: Graph, want: Want, n: int, costs: Costs) -> Plan:
-    """The cheapest plan among the brackets that ``want.forward`` allows."""
-    best: tuple[float, str, Bracket, Program] | None = None
-    tried: set[Bracket] = set()
-    for mode, bracket in _brackets(graph, want):
-        if bracket in tried:
-            continue
-        tried.add(bracket)
-        builder, outputs = derive(graph, want, bracket)
-        program = lower(builder, outputs, n, costs)
-        price = cost(program, n)
-        if best is None or price < best[0]:
-            best = (price, mode, bracket, program)
-    assert best is not None
-    _, mode, bracket, program = best
+    """The plan for the bracket that ``want.forward`` names, or for the cheapest."""
+    mode, bracket = _bracket(graph, want, n, costs)
+    builder, outputs = derive(graph, want, bracket)
+    program = lower(builder, outputs, n, costs)
     sites = len(curvature_sites(topological([graph.output])))
     layout = plan_memory(program.at(2), program.outputs)
     return Plan(want, n, bracket, mode, sites, program, layout)
 
 
-def _brackets(graph: Graph, want: Want) -> list[tuple[str, Bracket]]:
-    """Candidates: sum over sites, all left, all right, and one factored Jacobian."""
+def _bracket(graph: Graph, want: Want, n: int, costs: Costs) -> tuple[str, Bracket]:
     if want.second not in ("hessian", "diagonal", "laplacian"):
-        modes = {True: [False], False: [True], None: [True, False]}[want.forward]
-        names = {True: "reverse sweep", False: "forward sweep"}
-        return [(names[r], Bracket(reverse_gradient=r)) for r in modes]
-    chain = dominators(graph)
-    last = len(chain) - 1
+        d, m = want.left or sum(x.size for x in graph.inputs), graph.output.size
+        reverse = (want.right or m) <= d if want.forward is None else not want.forward
+        return ("reverse sweep" if reverse else "forward sweep"), Bracket(reverse_gradient=reverse)
+    last = len(dominators(graph)) - 1
+    if want.forward:
+        return "all left (forward)", Bracket(left=last, reverse_gradient=False)
     everything = tuple(range(1, last))
-    left = ("all left (forward)", Bracket(left=last, reverse_gradient=False))
-    right = ("all right (backward)", Bracket(cuts=everything))
     if want.forward is not None:
-        return [left if want.forward else right]
-    found = [("sum over sites", Bracket()), ("sum over sites", Bracket(reverse_gradient=False))]
-    d = want.left or sum(x.size for x in graph.inputs)
-    m = want.right or graph.output.size
-    found += [left, right]  # always, so that the choice is never dearer than either
-    narrow = [i for i in everything if chain[i].size < d]
-    if narrow:
-        i = min(narrow, key=lambda k: chain[k].size)
-        found.append((f"Jacobian of dominator {i} of {last} factored out", Bracket(cuts=(i,))))
-    inner = [i for i in everything if chain[i].size < m]
-    if inner:
-        found.append((f"all left up to dominator {inner[-1]} of {last}", Bracket(left=inner[-1])))
-    return found
+        return "all right (backward)", Bracket(cuts=everything)
+    return _described(cheapest(graph, want, n, costs), last)
+
+
+def _described(bracket: Bracket, last: int) -> tuple[str, Bracket]:
+    """The bracket in words."""
+    if bracket.left == last:
+        return "all left (forward)", bracket
+    parts = [f"all left up to dominator {bracket.left}"] if bracket.left is not None else []
+    if bracket.cuts == tuple(range(1, last)) and last > 1 and not parts:
+        return "all right (backward)", bracket
+    if bracket.cuts:
+        some = ", ".join(map(str, bracket.cuts))
+        word = "Jacobian of dominator" if len(bracket.cuts) == 1 else "Jacobians of dominators"
+        parts.append(f"{word} {some} of {last} factored out")
+    return ", then ".join([*parts, "sum over sites"]) if parts else "sum over sites", bracket

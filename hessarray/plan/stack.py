@@ -87,7 +87,8 @@ class _Joining:
             if terms and all(t.level == SAMPLE for _, t in terms):
                 extra = (len(terms) - 1) * math.prod(args[row].shape)
                 saved = sum(1 + (c != 1.0) for c, _ in terms[1:])
-                if self._pays(extra * args[matrix].size // args[matrix].shape[axis], saved):
+                rows = len(terms) * math.prod(args[row].shape[:-1])
+                if self._pays(extra * args[matrix].size // args[matrix].shape[axis], rows, saved):
                     return self._side_by_side(op, row, matrix, axis, terms, args[matrix])
         if op.scale != 1.0 and all(a.level == SAMPLE for a in args):
             i = min(range(len(args)), key=lambda k: args[k].size)
@@ -98,9 +99,11 @@ class _Joining:
             op = Einsum(op.inputs, op.output)
         return self.b.make(op, tuple(args), _shape(op, args))
 
-    def _pays(self, extra: int, saved: int) -> bool:
-        """Whether so many more multiply-adds per sample cost less than so many calls."""
-        return 2 * extra * self.n * self.costs.flop < saved * self.costs.call
+    def _pays(self, extra: int, rows: int, saved: int) -> bool:
+        """Whether so many more multiply-adds, and rows that lie apart, cost less than so many
+        calls."""
+        c = self.costs
+        return self.n * (2 * extra * c.flop + 2 * rows * c.row) < saved * c.call
 
     def _side_by_side(
         self,
@@ -136,7 +139,8 @@ class _Joining:
             found[0][1].args[matrix].size // found[0][1].args[matrix].shape[axis]
         )
         # Without nesting, all but the last product would have to be made again.
-        if len(plain) < len(terms) and not self._pays(extra, len(plain) - 1):
+        rows = sum(math.prod(a.shape[:-1]) for a in wide)
+        if not self._pays(extra if len(plain) < len(terms) else 0, rows, len(plain) - 1):
             return plain
         args = [found[0][1]] * 2
         args[row] = _nested(self.b, wide)
@@ -159,10 +163,12 @@ class _Joining:
             c, first = found[0]
             columns = [*zip(*(node.args for _, node in found), strict=True)]
             # Operands that wait for one another leave the cache meanwhile.
-            entries = self.n * sum(max((a.size for a in node.args), default=0) for _, node in found)
-            saved = 4 * (len(found) - 1) * self.costs.call
-            alike_ones = len(found) > 1 and found[0][1] is not found[1][1]
-            if alike_ones and entries * self.costs.entry / 2 < saved:
+            entries = sum(max((a.size for a in node.args), default=0) for _, node in found)
+            rows = sum(math.prod(a.shape[:-1]) for _, node in found for a in node.args)
+            lost = self.n * (entries * self.costs.entry / 2 + rows * self.costs.row)
+            saved = (len(found) - 1) * (4 * self.costs.call + self.n * self.costs.matrix)
+            distinct = len(found) > 1 and found[0][1] is not found[1][1]
+            if distinct and lost < saved:
                 joined = [self.b.concat(parts, len(parts[0].shape) - 1) for parts in columns]
                 result.append((c, self.b.make(first.op, tuple(joined), first.shape)))
             else:
@@ -296,7 +302,9 @@ class _Groups:
             if i in waits:
                 continue
             if ready:
-                waits[i] = max((waits[self.owner[p]] + (p in mine) for p in self.parents[i]), default=0)
+                waits[i] = max(
+                    (waits[self.owner[p]] + (p in mine) for p in self.parents[i]), default=0
+                )
             else:
                 todo.append((i, True))
                 todo += [(p, False) for p in self.parents[i] if self.owner[p] not in waits]

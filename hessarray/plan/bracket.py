@@ -1,0 +1,253 @@
+"""Which bracket of the sum over sites is cheapest: dynamic programming over the dominators.
+
+Let v_0 = x, v_1, ..., v_p = f be the dominators, w_i their sizes, and H_i the second derivative of f
+with respect to v_i. For any later v_j,
+
+    H_i = J_ij^T H_j J_ij + (sites between v_i and v_j, seen from v_i)
+
+with J_ij = dv_j / dv_i: the second-order matrix chain. ``best[i]`` is the least time for H_i, over
+all j, where j = p stands for summing over all the sites that are left. In front of that chain,
+second derivatives may be carried forward up to some dominator, all left. All right and all left are
+the two ends of this family, so the choice is never dearer than either (Naumann, "Hessian chain
+bracketing", 2021).
+
+Times are estimates from shapes alone: multiply-adds, passes over entries and calls, each at the
+backend's cost. What carries no batch axis costs nothing here, since it is folded once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+
+from hessarray.backends.protocol import Costs
+from hessarray.graph.node import (
+    SAMPLE,
+    Add,
+    Concat,
+    Einsum,
+    Elementwise,
+    Node,
+    Pad,
+    Select,
+    Take,
+    topological,
+)
+from hessarray.graph.trace import Graph
+from hessarray.plan.chain_rule import curvature_sites
+from hessarray.plan.derive import Bracket, dominators
+from hessarray.plan.want import Want
+
+__all__ = ["cheapest"]
+
+
+def cheapest(graph: Graph, want: Want, n: int, costs: Costs) -> Bracket:
+    """The bracket with the least estimated time for n samples."""
+    return _Chain(graph, want, n, costs).best()
+
+
+class _Chain:
+    def __init__(self, graph: Graph, want: Want, n: int, costs: Costs) -> None:
+        self.want, self.n, self.c = want, n, costs
+        self.nodes = [v for v in topological([graph.output]) if v.active]
+        self.sites = {id(v) for v in curvature_sites(self.nodes)}
+        self.chain = dominators(graph)
+        place = {id(v): i for i, v in enumerate(self.nodes)}
+        self.place = [place[id(u)] for u in self.chain]
+        self.d = want.left or sum(x.size for x in graph.inputs)
+        self.m = max(want.right or (1 if want.right == 0 else graph.output.size), 1)
+        self.tie = {"hessian": 2, "diagonal": 1, "laplacian": 0}[want.second or "hessian"]
+        # Outputs that G starts from as the identity: up to the first product it carries no batch.
+        self._constant_from = self._first_curved()
+
+    def best(self) -> Bracket:
+        last = len(self.chain) - 1
+        tails = self._tails()
+        lefts = self._lefts()
+        options = [self._from_input(tails, None)]
+        options += [self._from_input(tails, k, lefts[k]) for k in range(1, last)]
+        adjoint = self._adjoint()
+        options = [(time + adjoint, bracket) for time, bracket in options]
+        if last > 0:
+            options.append((lefts[last], Bracket(left=last, reverse_gradient=False)))
+        return min(options, key=lambda option: option[0])[1]
+
+    def _first_curved(self) -> int:
+        """Nodes from here on are linear in what follows: their G is the same for all samples."""
+        for i in range(len(self.nodes) - 1, -1, -1):
+            if _scales(self.nodes[i]):
+                return i
+        return -1
+
+    # ---- the chain -----------------------------------------------------------------------------
+
+    def _tails(self) -> list[tuple[float, tuple[int, ...]]]:
+        """Least time for H at each dominator, and the dominators whose Jacobians are factored out."""
+        last = len(self.chain) - 1
+        best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())] * (last + 1)
+        for i in range(last - 1, 0, -1):
+            best[i] = self._tail(i, self.chain[i].size, 2, 0, best)
+        return best
+
+    def _tail(
+        self,
+        i: int,
+        width: int,
+        tie: int,
+        skip: int,
+        best: Sequence[tuple[float, tuple[int, ...]]],
+    ) -> tuple[float, tuple[int, ...]]:
+        """H at dominator i along ``width`` directions; sites before node ``skip`` are not its."""
+        last = len(self.chain) - 1
+        found: tuple[float, tuple[int, ...]] | None = None
+        time = 0.0
+        sweep = _Sweep(self, width)
+        for j in range(i + 1, last + 1):
+            for p in range(self.place[j - 1] + 1, self.place[j] + 1):
+                node = self.nodes[p]
+                if id(node) in self.sites and p >= skip:
+                    time += self._site(node, width, tie, sweep.constant(node))
+                time += sweep.push(node)
+            here = self.chain[j].size
+            if j < last and self.place[j] + 1 > skip:
+                rest, cuts = best[j]
+                total = time + rest + self._sandwich(width, here, tie, sweep.at(self.chain[j]))
+                if found is None or total < found[0]:
+                    found = total, (j, *cuts)
+            elif j == last and (found is None or time <= found[0]):
+                found = time, ()
+        return found if found is not None else (0.0, ())
+
+    def _from_input(
+        self,
+        tails: Sequence[tuple[float, tuple[int, ...]]],
+        left: int | None,
+        before: float = 0.0,
+    ) -> tuple[float, Bracket]:
+        skip = self.place[left] + 1 if left is not None else 0
+        time, cuts = self._tail(0, self.d, self.tie, skip, tails)
+        if left is not None:
+            size = self.chain[left].size
+            rows = self.d**self.tie
+            time += before + self._product(rows, size, self.m, False)
+            cuts = tuple(k for k in cuts if k > left)
+        return time, Bracket(left=left, cuts=cuts)
+
+    def _lefts(self) -> list[float]:
+        """Time of second derivatives carried forward to each dominator, with the Jacobian."""
+        times, time = [], 0.0
+        j, h = _Sweep(self, self.d), _Sweep(self, self.d**self.tie)
+        curved = False
+        for p, node in enumerate(self.nodes):
+            if id(node) in self.sites:
+                size = node.size * self.d**self.tie
+                time += self.n * size * 2 * self.c.entry + 2 * self.c.call
+                if self.tie == 0:
+                    time += self.n * node.size * self.d * self.c.entry
+                curved = True
+            time += j.push(node)
+            if curved:
+                time += h.push(node)
+            if p in self.place:
+                times.append(time)
+        return times
+
+    # ---- times ---------------------------------------------------------------------------------
+
+    def _adjoint(self) -> float:
+        """The reverse sweep of G, which all brackets but all left need."""
+        sweep = _Sweep(self, self.m)
+        sweep.free = False
+        return sum(sweep.push(v) for v in self.nodes[: self._constant_from + 1])
+
+    def _site(self, node: Node, a: int, tie: int, constant: bool) -> float:
+        """J^T (s'' . G) J of one site along a directions, for m outputs."""
+        n, m, w, c = self.n, self.m, node.size, self.c
+        if isinstance(node.op, Einsum):
+            letters = {s for t in node.op.inputs for s in t}
+            sizes = {
+                s: k
+                for t, v in zip(node.op.inputs, node.args, strict=True)
+                for s, k in zip(t, v.shape, strict=True)
+            }
+            w = math.prod(sizes[s] for s in letters)
+            pairs = list(combinations([v for v in node.args if v.active], 2))
+            w *= len(pairs) * (2 if tie == 2 else 1)
+        weigh = n * m * w * c.entry + c.call  # s'' . G
+        if constant:  # folded: one product with a constant
+            return weigh + n * 2 * a**tie * w * m * c.flop + c.call
+        if tie == 2:
+            spread = min(m * a * w, a * a * w + a * a * m)
+            return (
+                weigh + n * (spread * c.entry + 2 * a * a * w * m * c.flop + c.matrix) + c.call * 3
+            )
+        return weigh + n * (a * w * 2 * c.entry + 2 * a**tie * w * m * c.flop) + c.call * 3
+
+    def _sandwich(self, a: int, w: int, tie: int, constant: bool) -> float:
+        """J^T H J with J (w, a), H (w, w, m)."""
+        n, m, c = self.n, self.m, self.c
+        second = 2 * a * w * m * (a if tie == 2 else 1)
+        out = a**tie * m
+        each = 2 * a * w * w * m * c.flop + second * c.flop + 2 * c.matrix + out * c.entry
+        if tie < 2:
+            each += a * w * m * c.entry
+        if not constant:
+            each += a * w * c.entry
+        return n * each + c.call * 3
+
+    def _product(self, rows: int, w: int, m: int, constant: bool) -> float:
+        return self.n * (2 * rows * w * m * self.c.flop + rows * m * self.c.entry) + self.c.call
+
+
+class _Sweep:
+    """The time of a Jacobian's way through the nodes; free while it is the same for all samples."""
+
+    def __init__(self, chain: _Chain, rows: int) -> None:
+        self.n, self.c, self.rows = chain.n, chain.c, rows
+        self.free = True
+        self.batched: set[int] = set()
+
+    def constant(self, node: Node) -> bool:
+        """Whether the Jacobians of the node's active arguments carry no batch axis."""
+        return not any(id(a) in self.batched for a in node.args if a.active)
+
+    def at(self, node: Node) -> bool:
+        return id(node) not in self.batched
+
+    def push(self, node: Node) -> float:
+        if self.free and self.constant(node) and not _scales(node):
+            return 0.0
+        self.batched.add(id(node))
+        c, op = self.c, node.op
+        if isinstance(op, Einsum):
+            sizes = {
+                s: k
+                for t, v in zip(op.inputs, node.args, strict=True)
+                for s, k in zip(t, v.shape, strict=True)
+            }
+            everything = math.prod(sizes.values())
+            active = sum(v.active for v in node.args)
+            if everything > node.size:  # sums over something
+                return active * (self.n * self.rows * 2 * everything * c.flop + c.call)
+            return active * (self.n * self.rows * everything * c.entry + c.call)
+        if isinstance(op, Elementwise):
+            return self.n * self.rows * node.size * c.entry + c.call
+        if isinstance(op, Add):
+            terms = sum(v.active for v in node.args) - 1
+            return terms * (self.n * self.rows * node.size * c.entry + c.call)
+        if isinstance(op, (Concat, Pad, Select, Take)):
+            return self.n * self.rows * node.size * c.entry + c.call
+        return 0.0
+
+
+def _scales(node: Node) -> bool:
+    """Whether the node's local first derivative differs from sample to sample."""
+    op = node.op
+    if isinstance(op, Elementwise):
+        return callable(op.function.s1)
+    if isinstance(op, Einsum):
+        return any(v.level == SAMPLE for v in node.args if not v.active) or (
+            sum(v.active for v in node.args) > 1
+        )
+    return isinstance(op, Select)
