@@ -20,7 +20,7 @@ except ImportError:  # built without a C compiler: programs run call by call
 
 __all__ = ["Recorder", "Unsupported", "available", "record"]
 
-_MOST_COPIES = 256  # of one gather
+_MOST_COPIES = 4096  # of one gather
 
 
 class Unsupported(Exception):
@@ -179,9 +179,15 @@ class Recorder:
     def take(self, a: Any, indices: Any, axis: int, out: Any, mode: str) -> None:
         if math.prod(indices.shape) > _MOST_COPIES:
             raise Unsupported
-        for k, i in enumerate(indices.tolist()):
-            before = (slice(None),) * axis
-            self.copyto(out[(*before, slice(k, k + 1))], a[(*before, slice(i, i + 1))])
+        before = (slice(None),) * axis
+        k, found = 0, indices.tolist()
+        while k < len(found):  # neighbours are copied together
+            stop = k + 1
+            while stop < len(found) and found[stop] == found[stop - 1] + 1:
+                stop += 1
+            i = found[k]
+            self.copyto(out[(*before, slice(k, stop))], a[(*before, slice(i, i + stop - k))])
+            k = stop
 
     def unsupported(self, *args: Any) -> None:
         raise Unsupported

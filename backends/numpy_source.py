@@ -58,15 +58,16 @@ def numpy_source(
                 body.append(f"{out} = out[{layout.direct[out]!r}].reshape({shape_text(s.out)})")
             else:
                 arena += _buffers(s.out, layout, shape_text, placed, views)
-            if s.op == "concat" and any(w is s.out for w, _ in layout.homes.values()):
-                start = 0
+            if s.op == "concat" and any(h.whole is s.out for h in layout.homes.values()):
+                start, axis = 0, s.attributes["axis"]
                 for k, part in enumerate(s.args):
                     if not _at_home(part, s, start, roots, layout):
                         name = f"{out}_{k}"
                         views.append(name)
-                        arena.append(f"    {name} = {out}[..., {start}:{start + part.shape[-1]}]")
+                        place = _slice(out, axis, start, start + part.dims[axis])
+                        arena.append(f"    {name} = {place}")
                         body.append(f"copyto({name}, {part.name})")
-                    start += part.shape[-1]
+                    start += part.dims[axis]
             else:
                 body.append(_in_place(s, literal))
     for name, value in outputs.items():
@@ -96,11 +97,9 @@ def _buffers(
         return []
     lines: list[str] = []
     if v.name in layout.homes:
-        whole, start = layout.homes[v.name]
+        whole, axis, start, stop = layout.homes[v.name]
         lines += _buffers(whole, layout, shape_text, placed, views)
-        pitch = whole.shape[-1]
-        lead = shape_text(v)[1:-1].rstrip(",").rsplit(",", 1)[0] if v.ndim > 1 else "1"
-        place = f"{whole.name}.reshape(({lead}, {pitch}))[..., {start}:{start + v.shape[-1]}]"
+        place = f"{_slice(whole.name, axis, start, stop)}.reshape({shape_text(v)})"
     else:
         low, high = layout.offsets[v.name], layout.offsets[v.name] + v.size
         masked = f".view(bool)[:n * {v.size}]" if v.truth else ""
@@ -112,7 +111,11 @@ def _buffers(
 
 def _at_home(part: Any, s: Any, start: int, roots: dict[str, str], layout: Any) -> bool:
     home = layout.homes.get(roots.get(part.name, part.name))
-    return home is not None and home[0] is s.out and home[1] == start
+    return home is not None and home.whole is s.out and home.start == start
+
+
+def _slice(name: str, axis: int, start: int, stop: int) -> str:
+    return f"{name}[{':, ' * axis}{start}:{stop}]"
 
 
 def _view(s: Any, expression: Callable[[Any], str], shape_text: Callable[[Any], str]) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hessarray.graph.builder import LETTERS, Builder
-from hessarray.graph.node import Node, topological
+from hessarray.graph.node import Elementwise, Node, topological
 from hessarray.graph.trace import Graph
 from hessarray.plan.chain_rule import ChainRule, Sweep, curvature_sites
+from hessarray.plan.symmetry import assembled, factors
 from hessarray.plan.want import Want
 
 __all__ = ["Bracket", "derive", "dominators"]
 
+# Directions, width and number of the sites of a region -> how their symmetry is used.
+Choose = Callable[[int, int, int], str]
 _TIED = {"hessian": "ab", "diagonal": "aa", "laplacian": ""}
 
 
@@ -52,19 +55,24 @@ def dominators(graph: Graph) -> list[Node]:
     return found
 
 
-def derive(graph: Graph, want: Want, bracket: Bracket) -> tuple[Builder, dict[str, Node]]:
+def derive(
+    graph: Graph, want: Want, bracket: Bracket, choose: Choose | None = None
+) -> tuple[Builder, dict[str, Node]]:
     """The nodes of everything wanted: value (m,), gradient (d, m), second derivatives.
 
     Shapes: hessian (d, d, m), diagonal (d, m), laplacian (1, m), hvp (d, m); with directions d is
     their number (left) or m is (right); a right weight vector without axis leaves m out.
+    ``choose`` says whether sites of a region make use of symmetry (plan/symmetry.py).
     """
     builder = Builder(graph.builder)
-    return builder, _Derivation(builder, graph, want).results(bracket)
+    return builder, _Derivation(builder, graph, want, choose).results(bracket)
 
 
 class _Derivation:
-    def __init__(self, builder: Builder, graph: Graph, want: Want) -> None:
-        self.b, self.graph, self.want = builder, graph, want
+    def __init__(
+        self, builder: Builder, graph: Graph, want: Want, choose: Choose | None = None
+    ) -> None:
+        self.b, self.graph, self.want, self.choose = builder, graph, want, choose
         self.order = topological([graph.output])
         self.rule = ChainRule(builder, self.order)
         self.sites = {id(n) for n in curvature_sites(self.order)}
@@ -196,11 +204,41 @@ class _Derivation:
         return self.b.reshape(self.b.eye(u.size), (u.size, *u.shape))
 
     def _sites(self, region: Sequence[Node], j: Sweep, g: Sweep, tie: str) -> list[Node]:
-        found = []
-        for node in region:
-            if id(node) in self.sites and id(node) in g:
+        here = [v for v in region if id(v) in self.sites and id(v) in g]
+        scaled = [v for v in here if isinstance(v.op, Elementwise) and id(v.args[0]) in j]
+        kind = ""
+        if tie == "ab" and scaled and self.choose is not None:
+            directions = j[id(scaled[0].args[0])].shape[0]
+            width = sum(v.size for v in scaled) // len(scaled)
+            kind = self.choose(directions, width, len(scaled))
+        found = [self._symmetric(scaled, j, g, kind)] if kind else []
+        for node in here:
+            if not kind or node not in scaled:
                 found += self.rule.site_terms(node, j, g[id(node)], tie, self.m)
         return found
+
+    def _symmetric(self, sites: Sequence[Node], j: Sweep, g: Sweep, kind: str) -> Node:
+        """The sum over elementwise sites from the pieces that symmetry leaves."""
+        sums: list[list[tuple[float, Node]]] = []
+        for node in sites:
+            jz, curvature = j[id(node.args[0])], self.rule.local(node, 2)
+            axes = "".join([c for c in LETTERS if c not in "ABM"][: len(node.shape)])
+            terms, args = [self.m + axes], [g[id(node)]]
+            if isinstance(curvature, Node):
+                terms, args = [axes, *terms], [curvature, *args]
+            scale = 1.0 if isinstance(curvature, Node) else curvature
+            for k, pair in enumerate(factors(self.b, jz, kind)):
+                front = "".join(c for c, _ in pair)
+                product = self.b.einsum(
+                    [*(c + axes for c, _ in pair), *terms],
+                    front + self.m,
+                    [*(f for _, f in pair), *args],
+                    scale,
+                )
+                sums += [[]] if k == len(sums) else []
+                sums[k].append((1.0, product))
+        d = j[id(sites[0].args[0])].shape[0]
+        return assembled(self.b, [self.b.add(terms) for terms in sums], d, kind)
 
     def _sandwich(self, j: Node, h: Node, tie: str) -> Node:
         """J^T H J, tied as wanted."""

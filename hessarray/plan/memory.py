@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from hessarray.plan.step import SOME, VIEWS, Step, Value, view_strides
+from hessarray.plan.step import VIEWS, Step, Value, view_strides
 
 __all__ = ["ELEMENTWISE", "Layout", "plan_memory"]
 
@@ -17,18 +18,27 @@ ELEMENTWISE = frozenset(
 )
 
 
+class Home(NamedTuple):
+    """The place inside a joined buffer where a part of it is written at once."""
+
+    whole: Value
+    axis: int
+    start: int
+    stop: int
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the batched values of a program live.
 
     ``offsets`` gives, by name, the place of each buffer in an arena of ``entries`` numbers per
     sample; ``direct`` maps a buffer's name to the result whose memory it is; ``homes`` maps the
-    name of what a concat joins to the joined buffer and the place in it where it is written at once.
+    name of what a concat joins to its place in the joined buffer.
     """
 
     offsets: dict[str, int]
     direct: dict[str, str]
-    homes: dict[str, tuple[Value, int]]
+    homes: dict[str, Home]
     entries: int
 
 
@@ -86,21 +96,20 @@ def plan_memory(steps: Sequence[Step], outputs: dict[str, Value], in_place: bool
 
 def _homes(
     steps: Sequence[Step], root: dict[str, Value], made: set[str], direct: dict[str, str]
-) -> dict[str, tuple[Value, int]]:
-    """What a concat along the last axis joins is written in its place by whoever makes it."""
+) -> dict[str, Home]:
+    """What a concat joins is written in its place by whoever makes it, where its views allow."""
     views: dict[str, list[Step]] = {}
     for s in steps:
         if s.op in VIEWS and s.out.name in root:
             views.setdefault(root[s.out.name].name, []).append(s)
-    homes: dict[str, tuple[Value, int]] = {}
+    homes: dict[str, Home] = {}
     for s in steps:
-        if s.op != "concat" or s.out.name in direct or s.attributes["axis"] != s.out.ndim - 1:
+        if s.op != "concat" or s.out.name in direct:
             continue
-        start, pitch = 0, s.out.dims[-1]
+        axis, start = s.attributes["axis"], 0
         for part in s.args:
             assert isinstance(part, Value)
-            base = root.get(part.name)
-            width = part.dims[-1]
+            base, length = root.get(part.name), part.dims[axis]
             if (
                 base is not None
                 and base.name in made
@@ -109,21 +118,20 @@ def _homes(
                 and part.contiguous
                 and part.truth == base.truth is False
                 and base.size == part.size
-                and base.dims[-1:] == (width,)
-                and width < SOME
-                and _still_views(base, pitch, views.get(base.name, []))
             ):
-                homes[base.name] = (s.out, start)
-            start += width
+                apart = tuple(
+                    0 if n == 1 else t for n, t in zip(part.dims, s.out.strides, strict=True)
+                )
+                strides = view_strides(part.dims, apart, base.dims)
+                if strides and _still_views(base, strides, views.get(base.name, [])):
+                    homes[base.name] = Home(s.out, axis, start, start + length)
+            start += length
     return homes
 
 
-def _still_views(base: Value, pitch: int, views: Sequence[Step]) -> bool:
-    """Do the views of a buffer take no copy when its rows lie ``pitch`` entries apart?"""
-    width = base.dims[-1]
-    strides = {base.name: tuple(st // width * pitch if st >= width else st for st in base.strides)}
-    if width == 1:
-        strides[base.name] = tuple(st * pitch for st in base.strides)
+def _still_views(base: Value, apart: tuple[int, ...], views: Sequence[Step]) -> bool:
+    """Do the views of a buffer take no copy when its entries lie so far apart?"""
+    strides = {base.name: apart}
     for s in views:
         source = s.args[0]
         assert isinstance(source, Value)
@@ -144,10 +152,10 @@ def _still_views(base: Value, pitch: int, views: Sequence[Step]) -> bool:
     return True
 
 
-def _whole(v: Value, homes: dict[str, tuple[Value, int]]) -> Value:
+def _whole(v: Value, homes: dict[str, Home]) -> Value:
     """The buffer that v is written into: joints may be parts of longer ones."""
     while v.name in homes:
-        v = homes[v.name][0]
+        v = homes[v.name].whole
     return v
 
 

@@ -25,9 +25,19 @@ from hessarray.plan.source import (
     shape_text,
 )
 from hessarray.plan.step import VIEWS, Program, Step
+from hessarray.plan.symmetry import choose
 from hessarray.plan.want import Want
 
 __all__ = ["Plan", "make_plan"]
+
+
+_SYMMETRY = {
+    (): "not used",
+    ("pairs",): "packed pairs a <= b",
+    ("halves",): "block halves, the lower one transposed",
+    ("pairs", "halves"): "packed pairs, block halves",
+    ("halves", "pairs"): "block halves, packed pairs",
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -41,6 +51,7 @@ class Plan:
     sites: int
     program: Program
     layout: Layout
+    symmetry: tuple[str, ...] = ()
     chunk: int | None = None  # samples at a time, where it is known for which backend
     _compiled: dict[str, Executable] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -64,6 +75,11 @@ class Plan:
     def intermediates(self, in_place: bool) -> int:
         """Numbers held at the same time for one sample by such a backend."""
         return self.entries_per_sample if in_place else self.entries_functional
+
+    @cached_property
+    def stacked(self) -> int:
+        """Arrays of which several operations or layers share one, side by side."""
+        return sum(s.op == "concat" for s in self.program.at(2))
 
     @cached_property
     def entries_once(self) -> int:
@@ -109,6 +125,10 @@ class Plan:
             f"plan for {wanted}; n = {self.n}",
             f"  curvature sites  {self.sites}",
             f"  bracket          {self.mode}",
+            f"  symmetry         {_SYMMETRY[self.symmetry]}",
+            f"  stacked          {self.stacked} joints of equal operations, {len(self.layout.homes)} "
+            "parts written in place",
+            f"  folded           {len(self.program.at(0))} steps without batch axis",
             f"  steps            {len(self.program.at(0)) + len(self.program.at(1))} once, "
             f"{len(self.program.at(2))} per chunk",
             f"  flops            {once:,} once + {each:,} per sample = {once + each * self.n:,}",
@@ -149,11 +169,19 @@ def _seconds(s: Step, n: int, costs: Costs) -> float:
 def make_plan(graph: Graph, want: Want, n: int, costs: Costs) -> Plan:
     """The plan for the bracket that ``want.forward`` names, or for the cheapest."""
     mode, bracket = _bracket(graph, want, n, costs)
-    builder, outputs = derive(graph, want, bracket)
+    m = max(1 if want.right == 0 else want.right or graph.output.size, 1)
+    used: dict[str, None] = {}
+
+    def symmetry(directions: int, width: int, sites: int) -> str:
+        kind = choose(directions, m, width, sites, n, costs)
+        used.update({kind: None} if kind else {})
+        return kind
+
+    builder, outputs = derive(graph, want, bracket, symmetry if want.forward is None else None)
     program = lower(builder, outputs, n, costs)
     sites = len(curvature_sites(topological([graph.output])))
     layout = plan_memory(program.at(2), program.outputs)
-    return Plan(want, n, bracket, mode, sites, program, layout)
+    return Plan(want, n, bracket, mode, sites, program, layout, tuple(used))
 
 
 def _bracket(graph: Graph, want: Want, n: int, costs: Costs) -> tuple[str, Bracket]:

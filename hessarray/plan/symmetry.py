@@ -1,0 +1,74 @@
+"""The Hessian is symmetric: only a <= b is computed, where that pays.
+
+- *pairs*: J_a J_b for a <= b, packed along one axis of d (d + 1) / 2. It halves both the products
+  and the contraction with G; for few directions and many outputs.
+- *halves*: the directions in two halves; the block below the diagonal is the transpose of the one
+  above. It saves a quarter of the contraction; for many directions and one output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hessarray.backends.protocol import Costs
+from hessarray.graph.builder import LETTERS, Builder
+from hessarray.graph.node import Node
+
+__all__ = ["assembled", "choose", "factors"]
+
+Factors = list[tuple[str, Node]]  # the direction axis in front of each factor, and the factor
+
+
+def choose(a: int, m: int, width: int, sites: int, n: int, costs: Costs) -> str:
+    """'pairs', 'halves' or '' for sites of this width, along a directions, for m outputs."""
+    if a < 3 or not sites:
+        return ""
+    flops = 2 * a * a * width * m * costs.flop
+    spread = min(m * a * width, a * a * width) * costs.entry
+    once = costs.call / n  # a call, per sample
+    full = sites * (flops + spread + min(m * a, a * a) * costs.row + 3 * once)
+    packed = a * (a + 1) / 2
+    pairs = sites * (flops / 2 + packed * width * costs.entry + a * (once + costs.row))
+    pairs += a * a * m * costs.entry + a * a * (once + costs.row)  # unpacked at the end
+    # Smaller products run slower: of the quarter that is saved, a tenth is left.
+    halves = sites * (0.9 * flops + spread + m * a * costs.row + 2 * costs.matrix + 8 * once)
+    halves += 2 * a * a * m * costs.entry + 4 * once
+    best = min(full, pairs, halves)
+    return "" if best == full else "pairs" if best == pairs else "halves"
+
+
+def factors(b: Builder, j: Node, kind: str) -> list[Factors]:
+    """The factors of the pieces of J^T ... J, each with the direction axes of its result."""
+    d = j.shape[0]
+    if kind == "halves":
+        first, second = b.slice(j, 0, 0, d // 2), b.slice(j, 0, d // 2, d)
+        return [
+            [("A", first), ("B", first)],
+            [("A", first), ("B", second)],
+            [("A", second), ("B", second)],
+        ]
+    letters = [c for c in LETTERS if c not in "AB"][: len(j.shape) - 1]
+    axes = "".join(letters)
+    rows = [
+        b.einsum(
+            [axes, "B" + axes],
+            "B" + axes,
+            [b.reshape(b.slice(j, 0, a, a + 1), j.shape[1:]), b.slice(j, 0, a, d)],
+        )
+        for a in range(d)
+    ]
+    return [[("A", b.concat(rows, 0))]]
+
+
+def assembled(b: Builder, pieces: Sequence[Node], d: int, kind: str) -> Node:
+    """The whole Hessian, (d, d, ...), from its pieces."""
+    if kind == "halves":
+        upper, corner, lower = pieces
+        below = b.permute(corner, (1, 0, *range(2, len(corner.shape))))
+        return b.concat([b.concat([upper, corner], 1), b.concat([below, lower], 1)], 0)
+    (packed,) = pieces
+    # Row a of the packed triangle starts behind those of 0 .. a - 1, of lengths d, d - 1, ...
+    start = [a * d - a * (a - 1) // 2 for a in range(d)]
+    index = [start[min(p, q)] + abs(p - q) for p in range(d) for q in range(d)]
+    whole = b.take(packed, 0, index)
+    return b.reshape(whole, (d, d, *packed.shape[1:]))
