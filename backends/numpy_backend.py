@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import Any
@@ -114,13 +114,21 @@ class _NumpyExecutable:
             return _contiguous(self._seed(self.xp, bound, {}))
 
     def run(
-        self, bound: Any, inputs: Mapping[str, Any], seeds: Mapping[str, Any], run: Run
+        self,
+        bound: Any,
+        inputs: Mapping[str, Any],
+        seeds: Mapping[str, Any],
+        run: Run,
+        results: Mapping[str, Any] | None = None,
     ) -> tuple[Any, ...]:
         b = _contiguous(self._seed(self.xp, bound, seeds)) if self._seeded else bound
         n = run.n
         x = {k: _plain(a) for k, a in inputs.items()}
         dtype = next(iter(x.values())).dtype
-        out = {k: np.empty((n, *shape), dtype) for k, shape in self.shapes.items()}
+        if results is not None:
+            # An input that is overwritten while samples are still to come would spoil them.
+            x = {k: _apart(a, results.values()) for k, a in x.items()}
+        out = dict(results) if results is not None else self._empty(n, dtype)
         if run.chunk >= n:
             self._piece(b, n, x, out, dtype)
             if run.progress is not None:
@@ -145,6 +153,9 @@ class _NumpyExecutable:
             return out
 
         return call
+
+    def _empty(self, n: int, dtype: Any) -> dict[str, Any]:
+        return {k: np.empty((n, *shape), dtype) for k, shape in self.shapes.items()}
 
     def _pieces(self, b: Any, inputs: Any, out: Any, dtype: Any, run: Run) -> None:
         def work(start: int) -> int:
@@ -213,6 +224,10 @@ def _plain(a: Any) -> Any:
     """Contiguous and aligned, as the recorded loops take it."""
     a = np.ascontiguousarray(a)
     return a if a.flags.aligned else a.copy()
+
+
+def _apart(a: Any, results: Iterable[Any]) -> Any:
+    return a.copy() if any(np.may_share_memory(a, r) for r in results) else a
 
 
 def _contiguous(values: Any) -> tuple[Any, ...]:

@@ -56,7 +56,10 @@ class Executable(Protocol):
     def run(
         self, bound: Any, inputs: Mapping[str, Any], seeds: Mapping[str, Any], run: Run
     ) -> tuple[Any, ...]:
-        """The results for all samples. Batched seeds are among the inputs."""
+        """The results for all samples. Batched seeds are among the inputs.
+
+        Where the backend works in place, a fifth argument maps names of results to arrays for them.
+        """
 
     def prepared(self, bound: Any, n: int, dtype: Any, shapes: Sequence[Any]) -> Any:
         """After a run: a shorter way from flat inputs to a list of results, or None."""

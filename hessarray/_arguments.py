@@ -31,6 +31,7 @@ __all__ = [
     "is_masked",
     "plain",
     "progress_callback",
+    "result_arrays",
     "refuse_mask",
     "same_library",
     "sample_shapes",
@@ -40,7 +41,7 @@ __all__ = [
 Shape = tuple[int, ...]
 DTYPES = ("float32", "float64")
 # What every evaluation takes, and what some of them take besides.
-OPTIONS = ("memory_limit", "threads", "progress", "parameters")
+OPTIONS = ("memory_limit", "threads", "progress", "parameters", "out")
 KEYWORDS = ("do_Hessian", "do_Laplacian", "do_gradient", "forward_mode", "v")
 
 
@@ -167,6 +168,33 @@ def evaluation_options(options: dict[str, Any]) -> tuple[int | None, int | None,
     if threads is not None:
         threads = whole("threads", threads, 1)
     return limit, threads, options.get("progress"), options.get("parameters")
+
+
+def result_arrays(
+    out: Any, shapes: Mapping[str, Shape], dtype: str, in_place: bool
+) -> dict[str, Any] | None:
+    """The caller's arrays for the results, by name: one array, or one for each result in order."""
+    if out is None:
+        return None
+    if not in_place:
+        raise OptionError("out= needs NumPy arrays: leave it out, other libraries return their own")
+    arrays = [out] if not isinstance(out, (tuple, list)) else [a for a in out if a is not None]
+    if len(arrays) != len(shapes):
+        raise OptionError(
+            f"out holds {len(arrays)} arrays, {len(shapes)} are expected: {', '.join(shapes)}"
+        )
+    for (name, shape), a in zip(shapes.items(), arrays, strict=True):
+        if not isinstance(a, np.ndarray) or a.shape != shape or a.dtype.name != dtype:
+            got = f"{a.shape} {a.dtype}" if hasattr(a, "dtype") else type(a).__name__
+            raise ShapeError(f"out for the {name} is {got}: expected {shape} {dtype}")
+        if not (a.flags.c_contiguous and a.flags.writeable and a.flags.aligned):
+            raise OptionError(
+                f"out for the {name} must be contiguous, aligned and writeable: pass "
+                f"np.empty({shape}, '{dtype}')"
+            )
+    if any(np.may_share_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i]):
+        raise OptionError("arrays in out share memory: pass separate ones")
+    return dict(zip(shapes, arrays, strict=True))
 
 
 def progress_callback(progress: Any, n: int) -> Callable[[int], None] | None:

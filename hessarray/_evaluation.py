@@ -17,6 +17,7 @@ from hessarray._arguments import (
     evaluation_options,
     plain,
     progress_callback,
+    result_arrays,
     refuse_mask,
     same_library,
 )
@@ -52,13 +53,17 @@ class _Job:
     seeds: dict[str, Any] = field(default_factory=dict)
     run: Run | None = None
     zero: Any = None
+    out: dict[str, Any] | None = None  # the caller's arrays, flat
 
     def results(self) -> dict[str, Any]:
         """Flat results by name."""
         if self.run is None:
             return {k: self.xp.reshape(self.zero, (0, *s)) for k, s in self.shapes.items()}
         bound = self.bound if self.bind is None else self.compiled.bind(*self.bind)
-        values = self.compiled.run(bound, self.inputs, self.seeds, self.run)
+        if self.out is not None:
+            values = self.compiled.run(bound, self.inputs, self.seeds, self.run, self.out)
+        else:
+            values = self.compiled.run(bound, self.inputs, self.seeds, self.run)
         return dict(zip(self.shapes, values, strict=True))
 
 
@@ -228,19 +233,41 @@ class Evaluation:
             want, own = self._seeds(seeds, want, backend, dtype, device, batch, inputs)
         plan = self._plan(want, n, backend)
         itemsize = 4 if dtype == "float32" else 8
-        self._check_memory(plan, n, itemsize, limit, backend)
         shapes = {k: v.shape for k, v in plan.program.outputs.items()}
+        out = self._out(options.get("out"), shapes, want, batch, dtype, backend)
+        self._check_memory(plan, n, itemsize, limit, backend, out is not None)
         if n == 0:
             zero = xp.reshape(x[0], (-1,))[:0]
             return _Job(want, batch, xp, shapes, inputs=inputs, zero=zero)
         params = self._parameters() if parameters is None else self._given(parameters)
         arrays = [*inputs.values(), *own.values(), *params.values()]
         traced = backend.traced([a for a in arrays if backend.owns(a)])
-        run = self._run(plan, n, itemsize, limit, threads, progress, backend, traced)
+        run = self._run(
+            plan, n, itemsize, limit, threads, progress, backend, traced, out is not None
+        )
         compiled = plan.compiled(backend)
         keep = parameters is None and not traced
         bind, bound = self._bind(plan, compiled, backend, dtype, device, params, keep)
-        return _Job(want, batch, xp, shapes, compiled, bind, bound, inputs, own, run)
+        return _Job(want, batch, xp, shapes, compiled, bind, bound, inputs, own, run, out=out)
+
+    def _out(
+        self,
+        out: Any,
+        shapes: Mapping[str, Shape],
+        want: Want,
+        batch: Shape,
+        dtype: str,
+        backend: Backend,
+    ) -> dict[str, Any] | None:
+        """The caller's arrays as the program fills them."""
+        if out is None:
+            return None
+        if len(self.in_shapes) > 1:
+            raise OptionError("out= is for functions of one input: join the inputs to one array")
+        final = {k: self._result_shape(k, want, batch) for k in shapes}
+        given = result_arrays(out, final, dtype, backend.in_place)
+        n = math.prod(batch)
+        return {k: a.reshape((n, *shapes[k])) for k, a in given.items()} if given else None
 
     def _check_inputs(self, x: Sequence[Any]) -> tuple[Backend, str, Shape]:
         if len(x) != len(self.in_shapes):
@@ -343,13 +370,13 @@ class Evaluation:
         return plan
 
     def _check_memory(
-        self, plan: Plan, n: int, itemsize: int, limit: int | None, backend: Backend
+        self, plan: Plan, n: int, itemsize: int, limit: int | None, backend: Backend, given: bool
     ) -> None:
         if limit is None:
             limit = backend.memory()
         if limit is None:
             return
-        result = plan.result_entries * n * itemsize
+        result = 0 if given else plan.result_entries * n * itemsize
         least = (plan.entries_once + plan.intermediates(backend.in_place)) * itemsize
         if result + least > limit:
             wanted = " and ".join(plan.want.names())
@@ -374,13 +401,14 @@ class Evaluation:
         progress: Any,
         backend: Backend,
         traced: bool,
+        given: bool = False,
     ) -> Run:
         if traced:
             return Run(n, max(n, 1), 1, None)
         room = None
         if limit is not None:
             # Functional chunks are joined at the end: the result stands in memory twice.
-            results = plan.result_entries * n * (1 if backend.in_place else 2)
+            results = 0 if given else plan.result_entries * n * (1 if backend.in_place else 2)
             room = max(limit - (results + plan.entries_once) * itemsize, 1)
         per_sample = plan.intermediates(backend.in_place) * itemsize
         work = Work(n, per_sample, plan.program.flops[1], room, threads)
@@ -428,21 +456,28 @@ class Evaluation:
         check_names(parameters, known, complete=True)
         return {k: parameters[k] for k in known}
 
-    def _shaped(self, name: str, a: Any, batch: Shape, want: Want, xp: Any) -> Any:
-        """A flat result in the shapes of inputs and output; split over several inputs."""
+    def _result_shape(self, name: str, want: Want, batch: Shape) -> Shape:
+        """Shape of a result for one input."""
         out = self.out_shape
         if want.right is not None and name != "value":
             out = (want.right,) if want.right else ()
         if name == "value":
-            return xp.reshape(a, batch + out)
+            return batch + out
         if name == "laplacian":
-            return xp.reshape(a, (*batch, 1, *out))
+            return (*batch, 1, *out)
+        times = 2 if name == "hessian" else 1
         if want.left is not None:
-            k = (want.left,) * (2 if name == "hessian" else 1)
-            return xp.reshape(a, batch + k + out)
-        if len(self.in_shapes) == 1:
-            times = 2 if name == "hessian" else 1
-            return xp.reshape(a, batch + self.in_shape * times + out)
+            return batch + (want.left,) * times + out
+        return batch + self.in_shape * times + out
+
+    def _shaped(self, name: str, a: Any, batch: Shape, want: Want, xp: Any) -> Any:
+        """A flat result in the shapes of inputs and output; split over several inputs."""
+        whole = name in ("value", "laplacian") or want.left is not None
+        if whole or len(self.in_shapes) == 1:
+            return xp.reshape(a, self._result_shape(name, want, batch))
+        out = self.out_shape
+        if want.right is not None:
+            out = (want.right,) if want.right else ()
         ends = np.cumsum([0, *map(math.prod, self.in_shapes)]).tolist()
         spans = [(s, slice(i, j)) for s, i, j in zip(self.in_shapes, ends, ends[1:], strict=False)]
         every = () if isinstance(a, TracedArray) else (slice(None),)  # the batch axis

@@ -132,8 +132,9 @@ class Function(Evaluation):
 
         All evaluations take ``memory_limit=`` (bytes for result and intermediates together),
         ``threads=`` (NumPy: workers over chunks of samples), ``progress=`` (True for a bar, or a
-        function of the number of samples done) and ``parameters=`` (a mapping used instead of the
-        stored ones; gradients flow to it).
+        function of the number of samples done), ``parameters=`` (a mapping used instead of the
+        stored ones; gradients flow to it) and ``out=`` (NumPy: an array for the result, or a tuple
+        of arrays for the results in their order; memory-mapped ones stream to disk).
         """
         return self._evaluate(x, wanted(), options)["value"]
 
