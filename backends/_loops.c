@@ -6,7 +6,8 @@
  * one check of its arguments and without the interpreter lock. Arithmetic stays NumPy's.
  *
  * Operands are byte offsets into a few base arrays that come with every run (the work buffer,
- * inputs, constants, results), so that one program serves all threads and all calls.
+ * inputs, constants, results), so that one program serves all threads and all calls. How far each
+ * base is reached is known when the program is built, and every run is checked against it.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -20,6 +21,8 @@
 
 #define MAX_AXES 8
 #define MAX_ARGS 3
+#define MAX_BASES (1 << 20)
+#define MOST_BYTES 9007199254740992.0 /* 2^53: exact in a double */
 
 enum { ELEMENTWISE, MATMUL, SUM, MASKED_COPY };
 
@@ -41,6 +44,8 @@ typedef struct {
     Py_ssize_t count;
     Py_ssize_t bases;
     Op *ops;
+    npy_intp *reach; /* of each base: bytes that the program reads or writes */
+    char *written;   /* of each base: whether it writes there */
     PyObject *keep;  /* the ufuncs: their loops are used as long as the program lives */
 } Program;
 
@@ -138,7 +143,15 @@ static PyObject *program_run(Program *self, PyObject *const *groups, Py_ssize_t 
                 PyErr_Format(PyExc_TypeError, "run takes %zd arrays", self->bases);
                 goto done;
             }
-            bases[found++] = PyArray_BYTES((PyArrayObject *)array);
+            PyArrayObject *base = (PyArrayObject *)array;
+            if (!PyArray_IS_C_CONTIGUOUS(base) || PyArray_NBYTES(base) < self->reach[found] ||
+                (self->written[found] && !PyArray_ISWRITEABLE(base))) {
+                PyErr_Format(PyExc_ValueError,
+                             "array %zd must be contiguous%s and hold %zd bytes or more", found,
+                             self->written[found] ? ", writeable" : "", self->reach[found]);
+                goto done;
+            }
+            bases[found++] = PyArray_BYTES(base);
         }
     }
     if (found != self->bases) {
@@ -191,6 +204,12 @@ static void coalesce(Op *op)
     op->axes = kept;
 }
 
+/* Bytes of an entry; 0 for types whose loops need the interpreter, or that no program holds. */
+static int size_of(char type)
+{
+    return type == 'd' ? 8 : type == 'f' ? 4 : type == '?' ? 1 : 0;
+}
+
 static int find_loop(Op *op, PyObject *ufunc, const char *types)
 {
     PyUFuncObject *u = (PyUFuncObject *)ufunc;
@@ -198,11 +217,16 @@ static int find_loop(Op *op, PyObject *ufunc, const char *types)
         PyErr_SetString(PyExc_TypeError, "a ufunc is expected");
         return -1;
     }
+    int counted = op->kind == SUM ? op->nargs + 1 : op->nargs;
+    if (counted != u->nargs || u->core_enabled != (op->kind == MATMUL)) {
+        PyErr_Format(PyExc_ValueError, "%s does not fit this kind of operation", u->name);
+        return -1;
+    }
     for (int i = 0; i < u->ntypes; i++) {
         int same = 1;
         for (int k = 0; k < u->nargs && same; k++) {
             PyArray_Descr *descr = PyArray_DescrFromType(u->types[i * u->nargs + k]);
-            same = descr != NULL && descr->type == types[k];
+            same = descr != NULL && descr->type == types[k] && size_of(types[k]) > 0;
             Py_XDECREF(descr);
         }
         if (same && u->functions[i] != NULL) {
@@ -231,13 +255,61 @@ static int read_numbers(PyObject *tuple, npy_intp *to, int most)
     return (int)n;
 }
 
+static void extend(double *low, double *high, npy_intp count, npy_intp stride)
+{
+    double last = ((double)count - 1) * (double)stride;
+    *(last < 0 ? low : high) += last;
+}
+
+/* Note how far an operation reaches into its bases; -1 where that lies before their beginning. */
+static int note_reach(const Op *op, const char *types, npy_intp *reach, char *written)
+{
+    const npy_intp *core = op->core;
+    npy_intp sizes[6] = {core[0], core[1], core[1], core[2], core[0], core[2]};
+    for (int a = 0; a < op->nargs; a++) {
+        double low = (double)op->offset[a], high = low + size_of(types[a]);
+        for (int axis = 0; axis < op->axes; axis++) {
+            extend(&low, &high, op->shape[axis], op->stride[a][axis]);
+        }
+        if (op->kind == MATMUL) {
+            extend(&low, &high, sizes[2 * a], op->core_stride[2 * a]);
+            extend(&low, &high, sizes[2 * a + 1], op->core_stride[2 * a + 1]);
+        }
+        if (op->kind == SUM && a == 0) {
+            extend(&low, &high, op->summed, op->summed_stride);
+        }
+        if (low < 0 || high > MOST_BYTES) {
+            return -1;
+        }
+        if (high > (double)reach[op->base[a]]) {
+            reach[op->base[a]] = (npy_intp)high;
+        }
+    }
+    written[op->base[op->nargs - 1]] = 1;
+    return 0;
+}
+
+static int all_positive(const npy_intp *number, int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (number[i] < 1) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 /* (kind, ufunc, types, bases, offsets, shape, (strides, ...), core, core strides) */
-static int read_op(Op *op, PyObject *item, Py_ssize_t bases)
+static int read_op(Op *op, PyObject *item, const Program *self)
 {
     PyObject *ufunc, *base, *offset, *shape, *strides, *core, *core_strides;
     const char *types;
     npy_intp number[MAX_ARGS], extra[6] = {0};
     memset(op, 0, sizeof *op);
+    if (!PyTuple_Check(item)) {
+        PyErr_SetString(PyExc_TypeError, "an operation is a tuple");
+        return -1;
+    }
     if (!PyArg_ParseTuple(item, "iOsOOOOOO", &op->kind, &ufunc, &types, &base, &offset, &shape,
                           &strides, &core, &core_strides)) {
         return -1;
@@ -249,31 +321,43 @@ static int read_op(Op *op, PyObject *item, Py_ssize_t bases)
     }
     op->axes = read_numbers(shape, op->shape, MAX_AXES);
     for (int a = 0; a < op->nargs; a++) {
-        if (number[a] < 0 || number[a] >= bases ||
+        if (number[a] < 0 || number[a] >= self->bases ||
             read_numbers(PyTuple_GET_ITEM(strides, a), op->stride[a], MAX_AXES) != op->axes) {
             goto bad;
         }
         op->base[a] = (int)number[a];
     }
     int given = read_numbers(core, extra, 3);
-    if (op->axes < 0 || given < 0) {
+    const int cores[] = {[ELEMENTWISE] = 0, [MATMUL] = 3, [SUM] = 2, [MASKED_COPY] = 1};
+    if (op->kind < ELEMENTWISE || op->kind > MASKED_COPY || given != cores[op->kind] ||
+        op->axes < 0 || !all_positive(op->shape, op->axes)) {
         goto bad;
     }
     if (op->kind == MASKED_COPY) {
         op->itemsize = (int)extra[0];
+        if (op->nargs != 3 || strlen(types) != 3 || types[0] != '?' || types[1] != types[2] ||
+            size_of(types[2]) != extra[0] || extra[0] < 1) {
+            goto bad;
+        }
     }
     else if (find_loop(op, ufunc, types) < 0) {
         return -1;
     }
     if (op->kind == MATMUL) {
         memcpy(op->core, extra, sizeof op->core);
-        if (given != 3 || read_numbers(core_strides, op->core_stride, 6) != 6) {
+        if (!all_positive(extra, 3) || read_numbers(core_strides, op->core_stride, 6) != 6) {
             goto bad;
         }
     }
     if (op->kind == SUM) {
+        if (extra[0] < 1) {
+            goto bad;
+        }
         op->summed = extra[0];
         op->summed_stride = extra[1];
+    }
+    if (note_reach(op, types, self->reach, self->written) < 0) {
+        goto bad;
     }
     coalesce(op);
     return 0;
@@ -291,6 +375,10 @@ static PyObject *program_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     if (!PyArg_ParseTuple(args, "O!n", &PyList_Type, &list, &bases)) {
         return NULL;
     }
+    if (bases < 0 || bases > MAX_BASES) {
+        PyErr_SetString(PyExc_ValueError, "the number of arrays is out of range");
+        return NULL;
+    }
     Program *self = (Program *)type->tp_alloc(type, 0);
     if (self == NULL) {
         return NULL;
@@ -298,14 +386,16 @@ static PyObject *program_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     self->count = PyList_GET_SIZE(list);
     self->bases = bases;
     self->ops = PyMem_Calloc(self->count + 1, sizeof *self->ops);
+    self->reach = PyMem_Calloc(bases + 1, sizeof *self->reach);
+    self->written = PyMem_Calloc(bases + 1, 1);
     Py_INCREF(list);
     self->keep = list;
-    if (self->ops == NULL) {
+    if (self->ops == NULL || self->reach == NULL || self->written == NULL) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
     for (Py_ssize_t i = 0; i < self->count; i++) {
-        if (read_op(self->ops + i, PyList_GET_ITEM(list, i), bases) < 0) {
+        if (read_op(self->ops + i, PyList_GET_ITEM(list, i), self) < 0) {
             Py_DECREF(self);
             return NULL;
         }
@@ -317,6 +407,8 @@ static void program_dealloc(Program *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyMem_Free(self->ops);
+    PyMem_Free(self->reach);
+    PyMem_Free(self->written);
     Py_XDECREF(self->keep);
     type->tp_free(self);
     Py_DECREF(type);

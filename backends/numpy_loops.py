@@ -37,14 +37,17 @@ def record(
 ) -> Any:
     """What ``run(*arguments)`` does with ``arrays``, as a program; None where it cannot be noted.
 
-    ``run`` must have been compiled with the functions of ``tape``; its arguments hold only arrays
-    among ``arrays`` and views of them.
+    ``run`` must have been compiled with the functions of ``tape``; its arguments are those that
+    ``numpy_source`` prints, ``arrays`` the arena, inputs, constants and results among them.
     """
     if _loops is None:
         return None
-    tape.start(arrays)
+    xp, b, n, x, _, w, out = arguments
+    # Copies: inputs and constants that share memory in this call need not in the next.
+    x, b = {k: a.copy() for k, a in x.items()}, tuple(a.copy() for a in b)
+    tape.start([arrays[0], *x.values(), *b, *out.values()])
     try:
-        run(*arguments)
+        run(xp, b, n, x, x, w, out)
         return _loops.Program(tape.operations, len(arrays) + 1), tape.numbers()
     except (Unsupported, LookupError, ValueError):
         return None
@@ -56,7 +59,7 @@ class Recorder:
     def __init__(self, ufuncs: Sequence[str]) -> None:
         self.operations: list[Any] = []
         self._bounds: list[tuple[int, int]] = []
-        self._numbers: dict[float, int] = {}
+        self._numbers: dict[str, float] = {}  # by their bits: -0.0 is not 0.0
         self._dtype = np.dtype(np.float64)
         self.scope: dict[str, Any] = {name: self._ufunc(getattr(np, name)) for name in ufuncs}
         self.scope |= {
@@ -76,15 +79,16 @@ class Recorder:
 
     def numbers(self) -> Any:
         """The literals of the program, the last of its arrays."""
-        return np.array([*self._numbers, 0.0], self._dtype)
+        with np.errstate(all="ignore"):
+            return np.array([*self._numbers.values(), 0.0], self._dtype)
 
     # ---- operands ----------------------------------------------------------------------------
 
     def _place(self, a: Any) -> tuple[int, int]:
         """Base and offset of an operand."""
         if isinstance(a, float):
-            k = self._numbers.setdefault(a, len(self._numbers))
-            return len(self._bounds), k * self._dtype.itemsize
+            self._numbers.setdefault(a.hex(), a)
+            return len(self._bounds), list(self._numbers).index(a.hex()) * self._dtype.itemsize
         if not a.size:
             raise Unsupported
         start, _ = np.lib.array_utils.byte_bounds(a)
