@@ -45,21 +45,21 @@ endef
 
 $(DEMO)/.ready: $(PACKAGING)
 	$(call make_venv,$(DEMO),--clear)
-	$(DEMO)/bin/python $(PIP) 'setuptools>=77'
+	$(DEMO)/bin/python $(PIP) 'setuptools>=77' 'numpy>=2.0'
 	$(DEMO)/bin/python $(PIP) --no-build-isolation --editable '.[examples]'
 	$(DEMO)/bin/python $(PIP) --no-deps $(NEURALFOIL)
 	@touch $@
 
 $(LINT)/.ready: $(PACKAGING)
 	$(call make_venv,$(LINT),)
-	$(LINT)/bin/python $(PIP) 'setuptools>=77'
+	$(LINT)/bin/python $(PIP) 'setuptools>=77' 'numpy>=2.0'
 	$(LINT)/bin/python $(PIP) --no-build-isolation --editable '.[lint]'
 	@touch $@
 
 $(TEST)/.ready: $(PACKAGING)
 	$(call make_venv,$(TEST),)
 	$(TEST)/bin/python $(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
-	$(TEST)/bin/python $(PIP) 'setuptools>=77' $(TORCH) $(JAX) $(HESSQUIK) $(FOLX)
+	$(TEST)/bin/python $(PIP) 'setuptools>=77' 'numpy>=2.0' $(TORCH) $(JAX) $(HESSQUIK) $(FOLX)
 	$(TEST)/bin/python $(PIP) --no-build-isolation --editable '.[test]'
 	$(TEST)/bin/python $(PIP) --no-deps $(NEURALFOIL)
 	@touch $@
@@ -86,7 +86,7 @@ $(GPU)/.ready: $(PACKAGING)
 	$(call gpu_needs,torch,$(TORCH))
 	$(call gpu_needs,jax,jax[cuda$(CUDA)]$(JAX:jax%=%))
 	$(call gpu_needs,cupy,cupy-cuda$(CUDA)x[ctk])
-	$(GPU)/bin/python $(PIP) 'setuptools>=77'
+	$(GPU)/bin/python $(PIP) 'setuptools>=77' 'numpy>=2.0'
 	$(GPU)/bin/python $(PIP) --no-build-isolation --editable '.[test]'
 	$(call gpu_needs,hessQuik,$(HESSQUIK))
 	$(call gpu_needs,folx,$(FOLX))

@@ -7,7 +7,7 @@ pyproject.toml can either find packages or rename them, not both, hence these li
 no C compiler is at hand the same program runs call by call.
 """
 
-import numpy
+import numpy as np
 from setuptools import Extension, find_packages, setup
 
 setup(
@@ -16,12 +16,12 @@ setup(
         *(f"hessarray.{name}" for name in find_packages(include=["backends", "backends.*"])),
     ],
     package_dir={"hessarray": "hessarray", "hessarray.backends": "backends"},
-    package_data={"hessarray": ["py.typed"]},
+    package_data={"hessarray": ["py.typed"], "hessarray.backends": ["*.pyi"]},
     ext_modules=[
         Extension(
             "hessarray.backends._loops",
             ["backends/_loops.c"],
-            include_dirs=[numpy.get_include()],
+            include_dirs=[np.get_include()],
             optional=True,
         )
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from hessarray._arguments import (
     evaluation_options,
     plain,
     progress_callback,
-    result_arrays,
     refuse_mask,
+    result_arrays,
     same_library,
 )
 from hessarray.backends import Backend, backend_of, known_backends, outside_compilers
@@ -340,7 +340,7 @@ class Evaluation:
                 return want, {"w": xp.reshape(lam, (size,))}
             if got in (out, batch + out):
                 inputs["w"] = xp.reshape(lam, (n, size))
-                return Want(**{**want.__dict__, "batched_right": True}), {}
+                return replace(want, batched_right=True), {}
             raise ShapeError(f"lam has shape {got}, {out} or {batch + out} is expected")
         parts = []
         for p, shape in zip(seeds["p"], self.in_shapes, strict=True):

@@ -1,7 +1,7 @@
 """Which bracket of the sum over sites is cheapest: dynamic programming over the dominators.
 
-Let v_0 = x, v_1, ..., v_p = f be the dominators, w_i their sizes, and H_i the second derivative of f
-with respect to v_i. For any later v_j,
+Let v_0 = x, v_1, ..., v_p = f be the dominators, w_i their sizes, and H_i the second derivative of
+f with respect to v_i. For any later v_j,
 
     H_i = J_ij^T H_j J_ij + (sites between v_i and v_j, seen from v_i)
 
@@ -83,7 +83,7 @@ class _Chain:
     # ---- the chain -----------------------------------------------------------------------------
 
     def _tails(self) -> list[tuple[float, tuple[int, ...]]]:
-        """Least time for H at each dominator, and the dominators whose Jacobians are factored out."""
+        """Least time for H at each dominator, and whose Jacobians are factored out after it."""
         last = len(self.chain) - 1
         best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())] * (last + 1)
         for i in range(last - 1, 0, -1):
@@ -129,7 +129,7 @@ class _Chain:
         time, cuts = self._tail(0, self.d, self.tie, skip, tails)
         if left is not None:
             size = self.chain[left].size
-            rows = self.d**self.tie
+            rows = _rows(self.d, self.tie)
             time += before + self._product(rows, size, self.m, False)
             cuts = tuple(k for k in cuts if k > left)
         return time, Bracket(left=left, cuts=cuts)
@@ -137,11 +137,11 @@ class _Chain:
     def _lefts(self) -> list[float]:
         """Time of second derivatives carried forward to each dominator, with the Jacobian."""
         times, time = [], 0.0
-        j, h = _Sweep(self, self.d), _Sweep(self, self.d**self.tie)
+        j, h = _Sweep(self, self.d), _Sweep(self, _rows(self.d, self.tie))
         curved = False
         for p, node in enumerate(self.nodes):
             if id(node) in self.sites:
-                size = node.size * self.d**self.tie
+                size = node.size * _rows(self.d, self.tie)
                 time += self.n * size * 2 * self.c.entry + 2 * self.c.call
                 if self.tie == 0:
                     time += self.n * node.size * self.d * self.c.entry
@@ -174,21 +174,21 @@ class _Chain:
             w = math.prod(sizes[s] for s in letters)
             pairs = list(combinations([v for v in node.args if v.active], 2))
             w *= len(pairs) * (2 if tie == 2 else 1)
-        weigh = n * m * w * c.entry + c.call  # s'' . G
+        weigh: float = n * m * w * c.entry + c.call  # s'' . G
         if constant:  # folded: one product with a constant
-            return weigh + n * 2 * a**tie * w * m * c.flop + c.call
+            return weigh + n * 2 * _rows(a, tie) * w * m * c.flop + c.call
         if tie == 2:
             spread = min(m * a * w, a * a * w + a * a * m)
             return (
                 weigh + n * (spread * c.entry + 2 * a * a * w * m * c.flop + c.matrix) + c.call * 3
             )
-        return weigh + n * (a * w * 2 * c.entry + 2 * a**tie * w * m * c.flop) + c.call * 3
+        return weigh + n * (a * w * 2 * c.entry + 2 * _rows(a, tie) * w * m * c.flop) + c.call * 3
 
     def _sandwich(self, a: int, w: int, tie: int, constant: bool) -> float:
         """J^T H J with J (w, a), H (w, w, m)."""
         n, m, c = self.n, self.m, self.c
         second = 2 * a * w * m * (a if tie == 2 else 1)
-        out = a**tie * m
+        out = _rows(a, tie) * m
         each = 2 * a * w * w * m * c.flop + second * c.flop + 2 * c.matrix + out * c.entry
         if tie < 2:
             each += a * w * m * c.entry
@@ -239,6 +239,11 @@ class _Sweep:
         if isinstance(op, (Concat, Pad, Select, Take)):
             return self.n * self.rows * node.size * c.entry + c.call
         return 0.0
+
+
+def _rows(directions: int, tie: int) -> int:
+    """Direction axes of the result, as one: a Hessian has two, a diagonal one, a Laplacian none."""
+    return (1, directions, directions * directions)[tie]
 
 
 def _scales(node: Node) -> bool:

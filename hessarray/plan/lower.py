@@ -32,8 +32,8 @@ from hessarray.graph.node import (
     Test,
     topological,
 )
-from hessarray.plan.fuse import expand, fuse
 from hessarray.plan.contract import Contractor
+from hessarray.plan.fuse import expand, fuse
 from hessarray.plan.stack import stack
 from hessarray.plan.step import Program, Step, Value
 

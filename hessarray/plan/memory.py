@@ -130,7 +130,7 @@ def _homes(
 
 
 def _still_views(base: Value, apart: tuple[int, ...], views: Sequence[Step]) -> bool:
-    """Do the views of a buffer take no copy when its entries lie so far apart?"""
+    """Whether the views of a buffer take no copy when its entries lie so far apart."""
     strides = {base.name: apart}
     for s in views:
         source = s.args[0]

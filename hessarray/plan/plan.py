@@ -126,8 +126,7 @@ class Plan:
             f"  curvature sites  {self.sites}",
             f"  bracket          {self.mode}",
             f"  symmetry         {_SYMMETRY[self.symmetry]}",
-            f"  stacked          {self.stacked} joints of equal operations, {len(self.layout.homes)} "
-            "parts written in place",
+            f"  stacked          {self.stacked} joints, {len(self.layout.homes)} parts in place",
             f"  folded           {len(self.program.at(0))} steps without batch axis",
             f"  steps            {len(self.program.at(0)) + len(self.program.at(1))} once, "
             f"{len(self.program.at(2))} per chunk",

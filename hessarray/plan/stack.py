@@ -100,8 +100,7 @@ class _Joining:
         return self.b.make(op, tuple(args), _shape(op, args))
 
     def _pays(self, extra: int, rows: int, saved: int) -> bool:
-        """Whether so many more multiply-adds, and rows that lie apart, cost less than so many
-        calls."""
+        """Whether more multiply-adds, and rows that lie apart, cost less than so many calls."""
         c = self.costs
         return self.n * (2 * extra * c.flop + 2 * rows * c.row) < saved * c.call
 
@@ -126,8 +125,8 @@ class _Joining:
         alike: dict[Hashable, list[tuple[float, Node]]] = defaultdict(list)
         for c, t in terms:
             alike[_matrix_key(t)].append((c, t))
-        key, found = max(alike.items(), key=lambda item: len(item[1]) if item[0] else 0)
-        if not key or len(found) < 2 or len(alike) > 2:
+        key, found = max(alike.items(), key=lambda item: len(item[1]) if item[0] is not None else 0)
+        if key is None or len(found) < 2 or len(alike) > 2:
             return plain
         op = found[0][1].op
         assert isinstance(op, Einsum)
@@ -177,7 +176,7 @@ class _Joining:
 
 
 def _nested(builder: Builder, parts: Sequence[Node]) -> Node:
-    """Parts side by side, as a row of ever longer joints: a sum that grew shares the shorter one."""
+    """Parts side by side, in ever longer joints: a sum that grew shares the shorter one."""
     whole = parts[0]
     for part in parts[1:]:
         whole = builder.concat([whole, part], len(part.shape) - 1)
@@ -192,8 +191,10 @@ def _shape(op: Einsum, args: Sequence[Node]) -> tuple[int, ...]:
 
 
 def _matrix(op: Einsum, args: Sequence[Node]) -> tuple[int, int, int] | None:
-    """(row, matrix, axis) of a product that sums the last axis of a sample's value over an axis of
-    an array without batch axis; None for any other contraction."""
+    """(row, matrix, axis): args[row] @ args[matrix], whose ``axis`` is summed; None for others.
+
+    The row comes from a sample and is summed over its last axis, the matrix has no batch axis.
+    """
     if len(args) != 2 or {a.level == SAMPLE for a in args} != {True, False}:
         return None
     row = 0 if args[0].level == SAMPLE else 1

@@ -1,0 +1,10 @@
+from typing import Any
+
+ELEMENTWISE: int
+MATMUL: int
+SUM: int
+MASKED_COPY: int
+
+class Program:
+    def __init__(self, operations: list[Any], bases: int, /) -> None: ...
+    def run(self, *groups: tuple[Any, ...]) -> None: ...
