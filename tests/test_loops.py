@@ -1,0 +1,625 @@
+"""Recorded programs: NumPy's own loops in a row give what NumPy's calls give, bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hessarray as ha
+from hessarray.backends import numpy_loops
+
+needs_loops = pytest.mark.skipif(not numpy_loops.available(), reason="built without a C compiler")
+
+WIDTHS = st.sampled_from([1, 2, 3, 5, 8, 17])
+NAMES = st.sampled_from(
+    "identity quadratic tanh antitanh sigmoid softplus silu gaussian sin arctan relu".split()
+)
+WANTS = ("value", "gradient", "hessian", "hessian_diagonal", "laplacian", "value_gradient_hessian")
+
+
+@st.composite
+def networks(draw):
+    """Layers in any order, with parameters of their own; the same draw gives the same network."""
+    d = width = draw(WIDTHS)
+    parts = []
+    for _ in range(draw(st.integers(1, 3))):
+        act = draw(NAMES)
+        if draw(st.booleans()):
+            new = draw(WIDTHS)
+            parts.append((ha.Dense, width, new, {"act": act, "bias": draw(st.booleans())}))
+            width = new
+        else:
+            parts.append((ha.Residual, width, {"act": act, "h": draw(st.sampled_from([1.0, 0.5]))}))
+    if draw(st.booleans()):
+        parts.append((ha.Quadratic, width, 2, {}))
+    seed = draw(st.integers(0, 1000))
+    return d, lambda: ha.Network(*(kind(*a, **k) for kind, *a, k in parts), seed=seed)
+
+
+def samples(n, d, dtype, layout="plain", seed=0):
+    x = np.random.default_rng(seed).standard_normal((n, d)).astype(dtype)
+    if layout == "strided":
+        wide = np.zeros((2 * n, 3 * d), dtype)
+        wide[::2, 1::3] = x
+        x = wide[::2, 1::3]
+    elif layout == "reversed":
+        x = np.ascontiguousarray(x[::-1, ::-1])[::-1, ::-1]
+    elif layout == "readonly":
+        x.flags.writeable = False
+    elif layout == "unaligned":
+        raw = np.zeros(x.nbytes + 1, np.uint8)
+        raw[1:] = np.frombuffer(x.tobytes(), np.uint8)
+        x = raw[1:].view(dtype).reshape(x.shape)
+        assert not x.flags.aligned
+    return x
+
+
+def evaluate(f, want, *x):
+    found = getattr(f, want)(*x)
+    return [np.array(a) for a in (found if isinstance(found, tuple) else (found,))]
+
+
+def call_by_call(f, want, *x):
+    """The same on a function that has recorded nothing yet, without the compiled part."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numpy_loops, "_loops", None)
+        found = evaluate(f, want, *x)
+    assert not any(recordings(f))
+    return found
+
+
+def recordings(f):
+    """Of each piece that ran so far: was it recorded?"""
+    runs = [run for plan in f._plans.values() for run in plan._compiled.values()]
+    return [kept is not None for run in runs for kept in run._recorded.values()]
+
+
+def same_bits(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+# ---- the numbers -------------------------------------------------------------------------------
+
+
+@needs_loops
+@given(
+    net=networks(),
+    n=st.integers(1, 40),
+    dtype=st.sampled_from(["float64", "float32"]),
+    layout=st.sampled_from(["plain", "strided", "reversed", "readonly", "unaligned"]),
+    want=st.sampled_from(WANTS),
+)
+def test_recorded_loops_give_what_the_calls_give(net, n, dtype, layout, want):
+    d, make = net
+    x = samples(n, d, dtype, layout)
+    f = make()
+    first, again = evaluate(f, want, x), evaluate(f, want, x)
+    assert all(recordings(f))
+    same_bits(first, call_by_call(make(), want, x))
+    same_bits(again, first)
+
+
+def gathers(x):
+    return np.concatenate([np.take(x, np.asarray([2, 0, 0]), axis=0), np.flip(x, axis=0)]) * x[1]
+
+
+def chooses(x):
+    return np.where((x > 0.0) & (x < 1.0), np.sin(x), np.maximum(x * x, 0.25 * x))
+
+
+def attends(x):
+    a = np.reshape(x, (2, 2))
+    e = np.exp(a @ np.permute_dims(a, (1, 0)))
+    return (e / np.sum(e, axis=1, keepdims=True)) @ a
+
+
+def sums(x):
+    a = np.reshape(np.tanh(x), (2, 2))
+    return np.sum(a * a, axis=0) + np.sum(a, axis=1) * np.sum(np.exp(a))
+
+
+@needs_loops
+@pytest.mark.parametrize("want", WANTS)
+@pytest.mark.parametrize("code", [gathers, chooses, attends, sums])
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_all_kinds_of_operations_are_recorded(code, want, n):
+    x = samples(n, 4, "float64")
+    f = ha.Function(code, in_shape=(4,))
+    ours = evaluate(f, want, x)
+    assert all(recordings(f))
+    same_bits(ours, call_by_call(ha.Function(code, (4,)), want, x))
+
+
+@pytest.mark.parametrize("axes", [None, (0, 2), (1, 2)])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_sums_over_several_axes_differ_in_rounding_only(axes, dtype):
+    """NumPy reduces one axis after another, here all at once: the one difference in order."""
+    x = samples(3, 160, dtype)
+    make = lambda: ha.Function(  # noqa: E731
+        lambda x: np.sum(np.reshape(np.exp(x), (4, 5, 8)), axis=axes), in_shape=(160,)
+    )
+    (a,), (b,) = evaluate(make(), "value", x), call_by_call(make(), "value", x)
+    np.testing.assert_allclose(a, b, rtol=8 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("n", [1, 40])
+@pytest.mark.parametrize("act", ["gelu", "tanh"])
+def test_what_cannot_be_recorded_runs_call_by_call(act, n):
+    """erf is no loop of NumPy's."""
+    net = ha.fully_connected([3, 9, 2], act=act, seed=0)
+    x = samples(n, 3, "float64")
+    for want in WANTS:
+        evaluate(net, want, x)
+    assert any(recordings(net)) == (act == "tanh" and numpy_loops.available())
+    ha.check_derivatives(net, x)
+
+
+@pytest.mark.parametrize("n", [1, 40])
+def test_without_the_compiled_part_the_numbers_are_the_same(n, monkeypatch):
+    x = samples(n, 4, "float64")
+    make = lambda: ha.fully_connected([4, 16, 16, 2], act="softplus", seed=3)  # noqa: E731
+    ours = evaluate(make(), "value_gradient_hessian", x)
+    monkeypatch.setattr(numpy_loops, "_loops", None)
+    assert not numpy_loops.available()
+    same_bits(ours, evaluate(make(), "value_gradient_hessian", x))
+
+
+@needs_loops
+def test_numbers_too_large_for_float32_are_infinite_and_say_nothing():
+    f = ha.Function(lambda x: x * 1e300, in_shape=(1,))
+    assert f.value(np.ones((2, 1), np.float32)).tolist() == [[math.inf]] * 2
+
+
+@needs_loops
+def test_what_overflows_on_the_way_raises_nothing():
+    net = ha.fully_connected([2, 4, 1], act="tanh", seed=0)
+    x = np.full((1, 2), 1e6)
+    with np.errstate(all="raise"):
+        for _ in range(3):
+            assert np.all(np.isfinite(net.hessian(x)))
+        np.asarray([1.0]) + 1.0  # no flag is left for NumPy to find
+
+
+# ---- arguments that share memory ---------------------------------------------------------------
+
+
+def test_a_direction_that_was_the_point_itself_may_be_another_next_time():
+    make = lambda: ha.fully_connected([3, 4, 1], act="tanh", seed=0)  # noqa: E731
+    x, p = samples(2, 3, "float64"), samples(2, 3, "float64", seed=1)
+    net = make()
+    net.hvp(x, x)
+    np.testing.assert_array_equal(net.hvp(x, p), make().hvp(x, p))
+
+
+def test_inputs_that_overlapped_may_lie_apart_next_time():
+    make = lambda: ha.Function(lambda x, y: x * y * y, in_shape=((3,), (3,)))  # noqa: E731
+    line = samples(1, 5, "float64")[0]
+    x, y = samples(1, 3, "float64", seed=1)[0], samples(1, 3, "float64", seed=2)[0]
+    f = make()
+    f.value(line[:3], line[2:])
+    np.testing.assert_array_equal(f.value(x, y), x * y * y)
+
+
+def test_parameters_that_were_one_array_may_differ_next_time():
+    make = lambda: ha.Network(  # noqa: E731
+        ha.Residual(4, act="tanh"), ha.Residual(4, act="tanh"), seed=0
+    )
+    net, x = make(), samples(2, 4, "float64")
+    tied = {k: np.ones((4, 4) if k.endswith("K") else 4) for k in net.parameters()}
+    tied["1.K"], tied["1.b"] = tied["0.K"], tied["0.b"]
+    net.hessian(x, parameters=tied)
+    np.testing.assert_array_equal(net.hessian(x), make().hessian(x))
+
+
+@pytest.mark.parametrize("want", WANTS)
+def test_results_share_no_memory_and_are_writable(want):
+    f = ha.fully_connected([3, 4, 3], act="tanh", seed=0)
+    x = samples(1, 3, "float64")
+    found = [getattr(f, want)(x) for _ in range(4)]
+    arrays = [x, *(a for r in found for a in (r if isinstance(r, tuple) else (r,)))]
+    for i, a in enumerate(arrays):
+        assert a.flags.writeable
+        assert not any(np.shares_memory(a, b) for b in arrays[:i])
+    kept = [np.array(a) for a in arrays[1:]]
+    x += 1.0
+    getattr(f, want)(x)
+    for a, b in zip(arrays[1:], kept, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_identity_gives_a_copy():
+    f = ha.Function(lambda x: x, in_shape=(3,))
+    x = samples(1, 3, "float64")
+    for _ in range(3):
+        assert not np.shares_memory(f.value(x), x)
+
+
+# ---- threads -----------------------------------------------------------------------------------
+
+
+def test_threads_share_one_recorded_program():
+    net = ha.fully_connected([4, 16, 16, 1], act="tanh", seed=0)
+    xs = [samples(n, 4, "float64", seed=n) for n in (1, 2, 7)]
+    expected = [evaluate(net, "value_gradient_hessian", x) for x in xs]
+    wrong, start = [], threading.Barrier(6)
+
+    def work(k):
+        start.wait()
+        for i in range(150):
+            j = (i + k) % len(xs)
+            found = evaluate(net, "value_gradient_hessian", xs[j])
+            if not all(np.array_equal(a, b) for a, b in zip(found, expected[j], strict=True)):
+                wrong.append((k, i))
+
+    run_all(work, 6)
+    assert not wrong
+
+
+def test_threads_may_record_at_the_same_time():
+    x = samples(3, 4, "float64")
+    make = lambda: ha.fully_connected([4, 8, 1], act="tanh", seed=0)  # noqa: E731
+    expected = make().hessian(x)
+    for _ in range(5):
+        net, found, start = make(), [], threading.Barrier(4)
+
+        def work(k, net=net, found=found, start=start):
+            start.wait()
+            found.append(net.hessian(x))
+
+        run_all(work, 4)
+        for h in found:
+            np.testing.assert_array_equal(h, expected)
+
+
+def run_all(work, count):
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(count)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+
+
+# ---- the ready path ----------------------------------------------------------------------------
+
+
+def ready(act="tanh", n=1):
+    """A network whose Hessian, Hessian-vector product and weighted Hessian were asked before."""
+    net, x = ha.fully_connected([3, 4, 2], act=act, seed=0), samples(n, 3, "float64")
+    for _ in range(2):
+        net.hessian(x)
+        net.hvp(x, x + 1.0)
+    assert bool(net._ready) == (numpy_loops.available() and act == "tanh")
+    return net, x
+
+
+def fresh(net):
+    """Another network with these parameters, that has never been evaluated."""
+    twin = ha.fully_connected([3, 4, 2], act="tanh", seed=1)
+    twin.load_parameters({k: np.asarray(v) for k, v in net.parameters().items()})
+    return twin
+
+
+def doubled(net):
+    return {k: np.asarray(v) * 2.0 for k, v in net.parameters().items()}
+
+
+def load(net):
+    net.load_parameters(doubled(net))
+
+
+def load_vector(net):
+    net.load_parameter_vector(np.asarray(net.parameter_vector()) * 2.0)
+
+
+def assign(net):
+    net[0].K = net[0].K * 2.0
+
+
+def draw_again(net):
+    net.initialize(np.random.default_rng(5))
+
+
+def move(net):
+    net.to("numpy", dtype="float32")
+
+
+@pytest.mark.parametrize("change", [load, load_vector, assign, draw_again, move])
+def test_replaced_parameters_are_seen_by_the_next_call(change):
+    net, x = ready()
+    before = net.hessian(x)
+    change(net)
+    after = net.hessian(x)
+    np.testing.assert_array_equal(after, fresh(net).hessian(x))
+    assert not np.array_equal(before, after)
+
+
+def test_parameters_of_one_call_are_used_in_that_call_only():
+    net, x = ready()
+    before = net.hessian(x)
+    other = doubled(net)
+    given_once = net.hessian(x, parameters=other)
+    net.load_parameters(other)
+    np.testing.assert_array_equal(given_once, net.hessian(x))
+    assert not np.array_equal(before, given_once)
+
+
+def test_a_derivative_as_a_function_sees_them_too():
+    net, x = ready()
+    g = net.gradient_function()
+    for _ in range(3):
+        g.gradient(x)
+    load(net)
+    np.testing.assert_array_equal(g.gradient(x), fresh(net).gradient_function().gradient(x))
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (1, 1, 3)])
+def test_directions_of_other_dtypes_and_shapes_are_converted_as_ever(shape):
+    net, x = ready()
+    expected = net.hvp(x, np.ones((1, 3)))
+    for dtype in ("float64", "float32", "int64", ">f8", "bool"):
+        if shape in ((3,), (1, 3)):
+            np.testing.assert_array_equal(net.hvp(x, np.ones(shape, dtype)), expected)
+        else:
+            with pytest.raises(ha.ShapeError, match="p has shape"):
+                net.hvp(x, np.ones(shape, dtype))
+    np.testing.assert_array_equal(net.hvp(x, np.ones((1, 3))), expected)
+
+
+@pytest.mark.parametrize("x_shape", [(3,), (1, 3), (4, 3)])
+def test_weights_of_every_shape_are_checked_each_time(x_shape):
+    net = ha.fully_connected([3, 4, 2], act="tanh", seed=0)
+    x = samples(math.prod(x_shape[:-1]), 3, "float64").reshape(x_shape)
+    lam = np.asarray([2.0, -1.0])
+    h = net.hessian(x)
+    for _ in range(3):
+        np.testing.assert_allclose(net.weighted_hessian(x, lam), h @ lam, rtol=1e-12)
+        batched = np.broadcast_to(lam, (*x_shape[:-1], 2))
+        np.testing.assert_allclose(net.weighted_hessian(x, batched), h @ lam, rtol=1e-12)
+        np.testing.assert_allclose(net.weighted_hessian(x, lam.astype(int)), h @ lam, rtol=1e-12)
+        for bad in (np.ones(3), np.ones((5, 2)), np.ones((2, 1))):
+            with pytest.raises(ha.ShapeError, match="lam has shape"):
+                net.weighted_hessian(x, bad)
+
+
+class Labelled(np.ndarray):
+    """A subclass as users have them."""
+
+
+def test_other_arrays_go_through_all_checks():
+    net, x = ready()
+    p = x + 1.0
+    with pytest.raises(ha.DTypeError, match="x has dtype int64"):
+        net.hessian(x.astype(int))
+    with pytest.raises(ha.DTypeError, match="x has dtype >f8"):
+        net.hessian(x.astype(">f8"))
+    with pytest.raises(ha.DTypeError, match="complex"):
+        net.hvp(x, p * 1j)
+    with pytest.raises(ha.ShapeError, match="x has shape"):
+        net.hessian(np.zeros((1, 4)))
+    with pytest.raises(ha.HessarrayError, match="mask"):
+        net.hessian(np.ma.masked_array(x, mask=x > 0.0))
+    with pytest.raises(ha.HessarrayError, match="mask"):
+        net.hvp(x, np.ma.masked_array(p, mask=p > 0.0))
+    with pytest.raises(ha.BackendError, match="list"):
+        net.hessian(x.tolist())
+    np.testing.assert_array_equal(net.hessian(x.view(Labelled)), net.hessian(x))
+    np.testing.assert_array_equal(net.hvp(x, p.view(Labelled)), net.hvp(x, p))
+    assert net.hessian(x.astype("float32")).dtype == np.float32
+    assert net.hessian(samples(5, 3, "float64")).shape == (5, 3, 3, 2)
+    assert net.hessian(x[0]).shape == (3, 3, 2)
+    assert net.hessian(np.zeros((0, 3))).shape == (0, 3, 3, 2)
+
+
+def test_options_are_checked_although_the_call_is_known():
+    net, x = ready()
+    with pytest.raises(TypeError, match="unknown"):
+        net.hessian(x, unknown=1)
+    with pytest.raises(ha.MemoryLimitError):
+        net.hessian(x, memory_limit=1)
+
+
+def test_a_mode_that_equals_true_is_still_refused():
+    net, x = ready()
+    net.hessian(x, forward_mode=True)
+    net.hessian(x, forward_mode=False)
+    for mode in (1, 0):
+        with pytest.raises(ha.HessarrayError, match="forward_mode"):
+            net.hessian(x, forward_mode=mode)
+
+
+@pytest.mark.parametrize("make", [lambda: ready()[0], lambda: ha.Function(np.tanh, in_shape=(3,))])
+def test_a_pinned_function_refuses_numpy_although_the_call_is_known(make):
+    f, x = make(), samples(1, 3, "float64")
+    f.hessian(x)
+    f.hessian(x)
+    f.to("array_api_strict")
+    with pytest.raises(ha.BackendError, match="pinned"):
+        f.hessian(x)
+
+
+@pytest.mark.parametrize("layout", ["strided", "reversed", "readonly", "unaligned"])
+def test_the_ready_path_takes_any_layout(layout):
+    net, x = ready(n=4)
+    expected = net.hessian(x)
+    np.testing.assert_array_equal(net.hessian(samples(4, 3, "float64", layout)), expected)
+
+
+@pytest.mark.parametrize(
+    "twin", [copy.copy, copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))]
+)
+def test_copies_of_a_network_that_ran(twin):
+    net, x = ready()
+    other = twin(net)
+    np.testing.assert_array_equal(other.hessian(x), net.hessian(x))
+    before = net.hessian(x)
+    other.load_parameters(doubled(net))
+    np.testing.assert_array_equal(other.hessian(x), fresh(other).hessian(x))
+    if twin is not copy.copy:  # a shallow copy shares its layers
+        np.testing.assert_array_equal(net.hessian(x), before)
+
+
+def test_many_shapes_do_not_pile_up():
+    net = ha.fully_connected([2, 3, 1], act="tanh", seed=0)
+    for n in range(1, 150):
+        net.value(np.zeros((n, 2)))
+    assert len(net._ready) <= 64
+    assert len(recordings(net)) <= 3 * 64
+
+
+# ---- the compiled part itself ------------------------------------------------------------------
+
+
+def operation(**changes):
+    """np.add of four entries, with some of the fields replaced."""
+    fields = {
+        "kind": 0, "ufunc": np.add, "types": "ddd", "bases": (0, 0, 0), "offsets": (0, 0, 0),
+        "shape": (4,), "strides": ((8,), (8,), (8,)), "core": (), "core_strides": (),
+    }  # fmt: skip
+    return tuple((fields | changes).values())
+
+
+MATRIX = {
+    "kind": 1, "ufunc": np.matmul, "shape": (), "strides": ((), (), ()), "core": (2, 2, 2),
+    "core_strides": (16, 8) * 3,
+}  # fmt: skip
+SUM = {"kind": 2, "bases": (0, 0), "offsets": (0, 0), "shape": (), "strides": ((), ())}
+COPY = {"kind": 3, "ufunc": None, "types": "?dd", "core": (8,), "strides": ((1,), (8,), (8,))}
+
+
+def program(*operations, bases=1):
+    return numpy_loops._loops.Program(list(operations), bases)
+
+
+@needs_loops
+def test_what_a_program_does():
+    a = np.arange(4.0)
+    program(operation()).run((a,))
+    np.testing.assert_array_equal(a, 2.0 * np.arange(4.0))
+    program(operation(**SUM, core=(4, 8))).run((a,))  # adds to the first entry
+    np.testing.assert_array_equal(a, [12.0, 2.0, 4.0, 6.0])
+    program(operation(**MATRIX | {"bases": (0, 0, 1)}), bases=2).run((a,), (b := np.zeros(4),))
+    np.testing.assert_array_equal(b.reshape(2, 2), a.reshape(2, 2) @ a.reshape(2, 2))
+    mask = np.asarray([True, False, True, False])
+    program(operation(**COPY | {"bases": (0, 1, 2)}), bases=3).run((mask,), (a, b := np.zeros(4)))
+    np.testing.assert_array_equal(b, a * mask)
+    assert program().run((a,)) is None
+
+
+@needs_loops
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": -1},
+        {"kind": 4},
+        {"ufunc": None},
+        {"ufunc": len},
+        {"ufunc": np.matmul},
+        {"ufunc": np.tanh},
+        {"types": "dd"},
+        {"types": ""},
+        {"types": "ddf"},
+        {"types": "qqq"},
+        {"types": "OOO"},
+        {"types": "zzz"},
+        {"bases": (0, 0, 1)},
+        {"bases": (0, -1, 0)},
+        {"bases": (0, 0)},
+        {"bases": (0, 0), "offsets": (0, 0), "strides": ((8,), (8,))},
+        {"bases": (0, 0, 0, 0)},
+        {"bases": 0},
+        {"offsets": (0, 0)},
+        {"offsets": (0, -8, 0)},
+        {"offsets": (0, "a", 0)},
+        {"offsets": (0, 2**70, 0)},
+        {"offsets": (0, 2**62, 0)},
+        {"shape": (1,) * 9, "strides": ((8,) * 9,) * 3},
+        {"shape": (0,)},
+        {"shape": (-4,)},
+        {"shape": (2**62,)},
+        {"shape": [4]},
+        {"strides": ((8,), (8,))},
+        {"strides": ((8,), (8,), (8, 8))},
+        {"strides": ((8,), (8,), (-8,))},
+        {"strides": 8},
+        {"core": (1,)},
+        MATRIX | {"core": ()},
+        MATRIX | {"core": (2, 0, 2)},
+        MATRIX | {"core_strides": (16, 8)},
+        MATRIX | {"ufunc": np.add},
+        MATRIX | {"bases": (0, 0), "offsets": (0, 0), "strides": ((), ())},
+        SUM | {"core": ()},
+        SUM | {"core": (0, 8)},
+        SUM | {"core": (4, 8), "ufunc": np.tanh},
+        SUM | {"core": (4, 8), "bases": (0,), "offsets": (0,), "strides": ((),)},
+        COPY | {"core": (0,)},
+        COPY | {"core": (64,)},
+        COPY | {"types": "ddd"},
+        COPY | {"types": "?"},
+    ],
+)
+def test_operations_that_do_not_fit_are_refused(changes):
+    with pytest.raises((ValueError, TypeError, LookupError, OverflowError)):
+        program(operation(**changes))
+
+
+@needs_loops
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ([],),
+        ((operation(),), 1),
+        ([operation()], "a"),
+        ([None], 1),
+        ([()], 1),
+        ([list(operation())], 1),
+        ([operation()[:-1]], 1),
+        ([], -1),
+        ([], 2**62),
+    ],
+)
+def test_programs_that_are_none_are_refused(arguments):
+    with pytest.raises((ValueError, TypeError)):
+        numpy_loops._loops.Program(*arguments)
+
+
+@needs_loops
+@pytest.mark.parametrize(
+    "groups",
+    [
+        (),
+        ((),),
+        ((np.zeros(4), np.zeros(4)),),
+        ((np.zeros(4),), (np.zeros(4),)),
+        ((None,),),
+        (([0.0] * 4,),),
+        ([np.zeros(4)],),
+        (np.zeros(4),),
+        ((np.zeros(3),),),
+        ((np.zeros(8)[::2],),),
+        ((np.broadcast_to(0.0, 4),),),
+        ((np.frombuffer(bytes(32)),),),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(groups):
+    with pytest.raises((ValueError, TypeError)):
+        program(operation()).run(*groups)
+
+
+@needs_loops
+def test_more_bases_than_fit_on_the_stack():
+    arrays = [np.full(4, float(k)) for k in range(300)]
+    p = program(operation(bases=(299, 298, 299)), bases=300)
+    p.run(tuple(arrays[:100]), tuple(arrays[100:]))
+    assert arrays[299].tolist() == [597.0] * 4
+    with pytest.raises(TypeError, match="300"):
+        p.run(tuple(arrays[:-1]))
