@@ -128,7 +128,7 @@ FUNCTIONS = {
 
 
 def planned(v, n):
-    """A value's strides for n samples; a stride is that of one sample or a multiple of the batch."""
+    """A value's strides for n samples; within a sample, or whole samples apart."""
     strides = (s // SOME * n + s % SOME if s >= 0 else s for s in v.strides)
     axes = [*v.shape]
     if v.rows:
