@@ -37,7 +37,7 @@ class NumpyBackend:
     def __init__(self) -> None:
         # One by one from the interpreter, or one after another in C.
         call = 1.5e-7 if available() else 1.0e-6
-        self.costs = Costs(call=call, flop=2.5e-11, entry=6e-10, row=2.5e-8, matrix=2e-7)
+        self.costs = Costs(call=call, flop=2.5e-11, entry=6e-10, row=2.5e-8, matrix=3e-7)
         self.xp = Extended(np, erf=lambda x: erf(np, x), erfc=lambda x: erfc(np, x))
 
     def owns(self, array: Any) -> bool:
@@ -292,39 +292,42 @@ def _pool(threads: int, pid: int) -> ThreadPoolExecutor:
 
 
 class _OneBlasThread:
-    """BLAS at one thread while anybody runs chunks: the first in saves, the last restores.
+    """BLAS at one thread while anybody runs chunks.
 
-    Where the library keeps one number for the whole process, it is set directly: threadpoolctl's
-    context takes as long as a small evaluation. Elsewhere threadpoolctl heeds only the thread that
-    set a limit, so one thread of ours does both.
+    Where the library keeps one number for the whole process it is set directly, in a few
+    microseconds. OpenBLAS then heeds only the thread that set it, so that thread restores it when it
+    leaves, even if others go on. Elsewhere threadpoolctl's context does it, in a thread of ours.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.users = 0
+        self.owner: int | None = None  # the thread that holds the direct limit
         self.before: Any = None
 
     def __enter__(self) -> None:
+        libraries = _blas_libraries()
         with self.lock:
-            if not self.users:
-                libraries = _blas_libraries()
-                if libraries is None:
+            if libraries is None:
+                if not self.users:
                     self._governed(self._limit)
-                else:
-                    self.before = [(lib, lib.get_num_threads()) for lib in libraries]
-                    for lib in libraries:
-                        lib.set_num_threads(1)
+            elif self.owner is None:
+                self.owner = threading.get_ident()
+                self.before = [(lib, lib.get_num_threads()) for lib in libraries]
+                for lib in libraries:
+                    lib.set_num_threads(1)
             self.users += 1
 
     def __exit__(self, *error: object) -> None:
         with self.lock:
             self.users -= 1
-            if not self.users:
-                if isinstance(self.before, list):
+            if self.owner is not None:
+                if self.owner == threading.get_ident():
+                    self.owner = None
                     for lib, threads in self.before:
                         lib.set_num_threads(threads)
-                else:
-                    self._governed(self._restore)
+            elif not self.users and _blas_libraries() is None:
+                self._governed(self._restore)
 
     def _governed(self, call: Callable[[], None]) -> None:
         _governor(os.getpid()).submit(call).result()

@@ -41,6 +41,8 @@ from hessarray.plan.want import Want
 
 __all__ = ["cheapest"]
 
+_SMALL = 2.0  # how much longer a multiply-add takes in a small product than in a large one
+
 
 def cheapest(graph: Graph, want: Want, n: int, costs: Costs) -> Bracket:
     """The bracket with the least estimated time for n samples."""
@@ -175,21 +177,22 @@ class _Chain:
             pairs = list(combinations([v for v in node.args if v.active], 2))
             w *= len(pairs) * (2 if tie == 2 else 1)
         weigh: float = n * m * w * c.entry + c.call  # s'' . G
+        add = n * _rows(a, tie) * m * c.entry + c.call
+        flops = n * 2 * _rows(a, tie) * w * m * c.flop
         if constant:  # folded: one product with a constant
-            return weigh + n * 2 * _rows(a, tie) * w * m * c.flop + c.call
+            return weigh + flops + add + c.call
         if tie == 2:
-            spread = min(m * a * w, a * a * w + a * a * m)
-            return (
-                weigh + n * (spread * c.entry + 2 * a * a * w * m * c.flop + c.matrix) + c.call * 3
-            )
-        return weigh + n * (a * w * 2 * c.entry + 2 * _rows(a, tie) * w * m * c.flop) + c.call * 3
+            spread = min(m * a * w, a * a * w + a * a * m) * c.entry
+            return weigh + n * (spread + c.matrix) + _SMALL * flops + add + c.call * 3
+        return weigh + n * a * w * 2 * c.entry + flops + add + c.call * 3
 
     def _sandwich(self, a: int, w: int, tie: int, constant: bool) -> float:
         """J^T H J with J (w, a), H (w, w, m)."""
         n, m, c = self.n, self.m, self.c
         second = 2 * a * w * m * (a if tie == 2 else 1)
         out = _rows(a, tie) * m
-        each = 2 * a * w * w * m * c.flop + second * c.flop + 2 * c.matrix + out * c.entry
+        products = 1 if constant else 2
+        each = (2 * a * w * w * m + second) * _SMALL * c.flop + products * c.matrix + out * c.entry
         if tie < 2:
             each += a * w * m * c.entry
         if not constant:

@@ -1,0 +1,85 @@
+"""The cost model against the clock: is the bracket that it chooses among the fastest?
+
+Sixty shapes of MLPs. Each bracket of a handful (all left, all right, the sum over sites, one cut at
+each dominator that is narrower than the input) is timed next to the chosen one, in turn.
+
+    pytest tests/benchmarks/test_brackets.py -s
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+
+import hessarray as ha
+from hessarray.plan import plan as planning
+from hessarray.plan.derive import Bracket, dominators
+
+SHAPES = [*itertools.product((1, 4, 16, 64, 256), (8, 16, 64), (1, 8), (1, 30))]
+WITHIN = 1.25
+
+
+def network(d, w, m):
+    layers = [ha.Dense(d, w, act="tanh"), *(ha.Residual(w, act="tanh") for _ in range(2))]
+    return ha.Network(*layers, ha.Dense(w, m, act="tanh"), seed=0)
+
+
+def brackets(net, d):
+    chain = dominators(net.graph())
+    last = len(chain) - 1
+    yield "all left", Bracket(left=last, reverse_gradient=False)
+    yield "all right", Bracket(cuts=tuple(range(1, last)))
+    yield "sites", Bracket()
+    for i in range(1, last):
+        if chain[i].size < d:
+            yield f"cut {i}", Bracket(cuts=(i,))
+            break
+
+
+def timed(calls, budget=0.15, least=5):
+    for call in calls:
+        call()
+    rows, end = [], time.perf_counter() + budget
+    while len(rows) < least or (time.perf_counter() < end and len(rows) < 400):
+        row = []
+        for call in calls:
+            start = time.perf_counter()
+            call()
+            row.append(time.perf_counter() - start)
+        rows.append(row)
+    return np.median(rows, axis=0)
+
+
+def chosen_against_best(d, w, m, n):
+    """Time of the chosen bracket over the least time of all, and their names."""
+    x = np.random.default_rng(0).standard_normal((n, d))
+    automatic = network(d, w, m)
+    names, calls = ["chosen"], [lambda: automatic.value_gradient_hessian(x)]
+    automatic.value_gradient_hessian(x)
+    choose = planning._bracket
+    for name, bracket in brackets(automatic, d):
+        net = network(d, w, m)
+        planning._bracket = lambda *_, b=bracket: ("forced", b)
+        try:
+            net.value_gradient_hessian(x)
+        finally:
+            planning._bracket = choose
+        names.append(name)
+        calls.append(lambda net=net: net.value_gradient_hessian(x))
+    seconds = timed(calls)
+    best = int(np.argmin(seconds))
+    return seconds[0] / seconds[best], names[best], automatic.plan(n).mode
+
+
+def test_the_chosen_bracket_is_within_a_quarter_of_the_best():
+    slow = []
+    for shape in SHAPES:
+        ratio, best, mode = min(chosen_against_best(*shape) for _ in range(2))
+        print(f"d, w, m, n = {shape}: {ratio:.2f} of {best}; chosen: {mode}", flush=True)
+        if ratio > WITHIN:
+            slow.append((shape, round(ratio, 2), best, mode))
+    if slow:
+        pytest.fail(f"{len(slow)} of {len(SHAPES)} shapes: {slow}")

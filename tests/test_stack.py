@@ -1,0 +1,273 @@
+"""Stacking changes how many calls there are, never what they compute."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hessarray as ha
+import hessarray.plan.lower
+from hessarray.backends import backend_named
+from hessarray.plan.step import VIEWS
+
+WANTS = ("value", "gradient", "hessian", "hessian_diagonal", "laplacian")
+
+
+def attention(x):
+    xp = x.__array_namespace__()
+    a = xp.reshape(x, (3, 2))
+    e = xp.exp(a @ xp.permute_dims(a, (1, 0)))
+    return (e / xp.sum(e, axis=1, keepdims=True)) @ a
+
+
+def branches(x):
+    """The same functions of several parts, whose results meet again."""
+    xp = x.__array_namespace__()
+    parts = [xp.tanh(x[:2]), xp.tanh(x[2:5] * 2.0), xp.sin(x[1:4]), xp.tanh(x[5:] + 1.0)]
+    return xp.sum(parts[0]) * parts[1] * parts[2] + parts[3]
+
+
+def pair(x, y):
+    xp = x.__array_namespace__()
+    return xp.tanh(x) * xp.tanh(y) + xp.sin(x @ y)
+
+
+def mixed():
+    return ha.Network(
+        ha.Dense(6, 7, act="tanh"),
+        ha.Residual(7, h=0.5, act="softplus"),
+        ha.Dense(7, 3, act="tanh"),
+        ha.Dense(3, 9, act="softplus"),
+        ha.Quadratic(9, 2),
+        seed=0,
+    )
+
+
+FUNCTIONS = {
+    "dense": lambda: ha.fully_connected([6, 16, 16, 16, 2], act="tanh", seed=0),
+    "residual": lambda: ha.resnet(6, 4, h=0.5, act="tanh", seed=0),
+    "mixed": mixed,
+    "convex": lambda: ha.icnn(6, [5, 5, 5], seed=0),
+    "attention": lambda: ha.Function(attention, in_shape=(6,)),
+    "branches": lambda: ha.Function(branches, in_shape=(6,)),
+    "two inputs": lambda: ha.Function(pair, in_shape=((3,), (3,))),
+}
+
+
+def points(f, n, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal((n, *shape)) for shape in f.in_shapes]
+
+
+def flat(found):
+    """All arrays of a result, whatever tuples they are in."""
+    return [a for part in found for a in flat(part)] if isinstance(found, tuple) else [found]
+
+
+def costs_of(patch, name="numpy", **changes):
+    """Let the planner weigh this library's costs otherwise."""
+    backend = backend_named(name)
+    patch.setattr(backend, "costs", replace(backend.costs, **changes))
+
+
+def unstacked(patch):
+    patch.setattr(hessarray.plan.lower, "stack", lambda builder, outputs, n, costs: outputs)
+
+
+def calls(plan):
+    """Array operations in a chunk; joining in place is none."""
+    return sum(s.op not in VIEWS and s.op != "concat" and bool(s.args) for s in plan.program.at(2))
+
+
+# ---- fewer calls -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("want", ["hessian", "laplacian", ("value", "gradient", "hessian")])
+@pytest.mark.parametrize("name", ["dense", "residual", "mixed"])
+def test_one_sample_takes_fewer_calls(name, want, monkeypatch):
+    stacked = FUNCTIONS[name]().plan(1, want)
+    unstacked(monkeypatch)
+    plain = FUNCTIONS[name]().plan(1, want)
+    assert stacked.bracket == plain.bracket
+    assert calls(stacked) + 5 <= calls(plain)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize(("n", "changes"), [(10, {"call": 0.0, "matrix": 0.0}), (10**6, {})])
+def test_nothing_is_stacked_where_calls_cost_nothing(name, n, changes, monkeypatch):
+    costs_of(monkeypatch, **changes)
+    program = FUNCTIONS[name]().plan(n, "hessian").source
+    unstacked(monkeypatch)
+    assert program == FUNCTIONS[name]().plan(n, "hessian").source
+
+
+@pytest.mark.parametrize("name", ["dense", "residual", "mixed", "attention", "branches"])
+def test_the_dearer_a_call_the_fewer_there_are(name, monkeypatch):
+    counts = []
+    for call in (0.0, 1e-7, 1e-6, 1e-3):
+        costs_of(monkeypatch, call=call, matrix=0.0)
+        f = FUNCTIONS[name]()
+        counts.append(calls(f.plan(10, "laplacian", forward_mode=True)))
+    assert counts[-1] < counts[0]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_equal_functions_of_several_parts_become_one_call(monkeypatch):
+    costs_of(monkeypatch, call=1e-3)
+    plan = FUNCTIONS["branches"]().plan(1, "value")
+    assert sum(s.op == "tanh" for s in plan.program.steps) == 1
+
+
+# ---- the same results --------------------------------------------------------------------------
+
+
+@pytest.mark.backends("numpy", "torch", "strict")
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("call", [None, 1e-3])
+def test_results_stay(name, call, backend, monkeypatch):
+    library = "array_api_strict" if backend.name == "strict" else backend.name
+    if call is not None:
+        costs_of(monkeypatch, library, call=call)
+    f, n = FUNCTIONS[name](), 3
+    x = points(f, n)
+    ours = [getattr(f, want)(*map(backend.asarray, x)) for want in WANTS]
+    unstacked(monkeypatch)
+    plain = FUNCTIONS[name]()
+    for want, found in zip(WANTS, ours, strict=True):
+        theirs = getattr(plain, want)(*x)
+        for a, b in zip(flat(found), flat(theirs), strict=True):
+            np.testing.assert_allclose(
+                backend.to_numpy(a), b, rtol=1e-11, atol=1e-12, err_msg=want
+            )
+
+
+@given(
+    widths=st.lists(st.integers(1, 9), min_size=3, max_size=6),
+    kinds=st.lists(st.sampled_from(["tanh", "softplus", "sin", "quadratic"]), min_size=5, max_size=5),
+    residual=st.booleans(),
+    n=st.sampled_from([1, 2, 11]),
+    mode=st.sampled_from([None, True, False]),
+)
+def test_any_widths_in_any_mode(widths, kinds, residual, n, mode):
+    def make():
+        layers = []
+        for a, b, act in zip(widths, widths[1:], kinds, strict=False):
+            layers.append(ha.Dense(a, b, act=act))
+            if residual:
+                layers.append(ha.Residual(b, h=0.5, act=act))
+        return ha.Network(*layers, seed=0)
+
+    x = np.random.default_rng(0).standard_normal((n, widths[0]))
+    with pytest.MonkeyPatch.context() as patch:
+        costs_of(patch, call=1e-3)
+        ours = make().value_gradient_hessian(x, forward_mode=mode)
+        unstacked(patch)
+        theirs = make().value_gradient_hessian(x, forward_mode=mode)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11 * (1.0 + np.max(np.abs(b))))
+
+
+def test_gradients_flow_through_stacked_programs():
+    torch = pytest.importorskip("torch")
+    net = FUNCTIONS["mixed"]().to("torch", dtype="float64")
+    assert calls(net.plan(1, "laplacian")) > 0
+    u = torch.asarray(points(net, 1)[0]).requires_grad_()
+    (slope,) = torch.autograd.grad(net.laplacian(u).sum(), u)
+    h = 1e-6
+    for i in range(6):
+        step = torch.zeros_like(u)
+        step[0, i] = h
+        quotient = (net.laplacian(u + step) - net.laplacian(u - step)).sum() / (2 * h)
+        assert abs(quotient.item() - slope[0, i].item()) < 1e-6 * (1.0 + abs(quotient.item()))
+
+
+# ---- side by side in memory --------------------------------------------------------------------
+
+
+def roots(steps):
+    """The buffer that each value lies in."""
+    found = {}
+    for s in steps:
+        first = s.args[0].name if s.args and hasattr(s.args[0], "name") else None
+        found[s.out.name] = found.get(first, s.out.name) if s.op in VIEWS else s.out.name
+    return found
+
+
+@pytest.mark.parametrize("want", ["hessian", "laplacian", "hessian_diagonal"])
+def test_what_is_joined_is_written_in_its_place(want):
+    """Nothing is copied: who makes a part writes it into the joined buffer."""
+    plan = FUNCTIONS["dense"]().plan(1, want)
+    steps = plan.program.at(2)
+    joints = [s for s in steps if s.op == "concat"]
+    assert joints
+    place = roots(steps)
+    for s in joints:
+        start = 0
+        for part in s.args:
+            whole, at = plan.layout.homes[place[part.name]]
+            assert (whole, at) == (s.out, start)
+            start += part.shape[-1]
+        assert start == s.out.shape[-1]
+    source = plan.source_for("numpy").partition("def run(")[2]
+    assert "concatenate(" not in source
+    assert "copyto(" not in source
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("n", [1, 5])
+def test_parts_lie_in_the_joined_buffer_and_buffers_in_the_arena(name, n, monkeypatch):
+    costs_of(monkeypatch, call=1e-3)
+    plan = FUNCTIONS[name]().plan(n, "hessian")
+    scope = {}
+    exec(plan.source_for("numpy"), scope)
+    arena = np.zeros(n * plan.entries_per_sample)
+    names = scope["workspace"].__code__.co_varnames
+    seen = {}
+
+    class Arena:
+        """Hands out pieces of the arena and remembers the views by name."""
+
+    text = plan.source_for("numpy").partition("def workspace")[2].partition("def run")[0]
+    local = {"xp": np, "n": n, "arena": arena, "bool": bool}
+    for line in text.splitlines()[1:]:
+        left, _, right = line.strip().partition(" = ")
+        if right:
+            local[left] = seen[left] = eval(right, {}, local)
+    assert set(seen) <= set(names)
+    for view in seen.values():
+        assert np.shares_memory(view, arena) or not view.size
+    for part, (whole, start) in plan.layout.homes.items():
+        if part in seen and whole.name in seen:
+            a, b = seen[part], seen[whole.name]
+            own = b[..., start : start + a.shape[-1]]
+            assert a.size == own.size
+            assert a.__array_interface__["data"] == own.__array_interface__["data"]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("call", [1e-7, 1e-3])
+def test_no_buffer_is_read_before_it_is_written(name, n, call, monkeypatch):
+    """The work buffer is poisoned before every run."""
+    from hessarray.backends import numpy_backend
+
+    costs_of(monkeypatch, call=call)
+    f = FUNCTIONS[name]()
+    x = points(f, n)
+    unused = numpy_backend._Scratch.room
+
+    def poisoned(self, size):
+        memory = unused(self, size)
+        memory.fill(np.nan)
+        return memory
+
+    monkeypatch.setattr(numpy_backend._Scratch, "room", poisoned)
+    for want in WANTS:
+        once, again = flat(getattr(f, want)(*x)), flat(getattr(f, want)(*x))
+        for a, b in zip(once, again, strict=True):
+            assert np.all(np.isfinite(a))
+            np.testing.assert_array_equal(a, b)
