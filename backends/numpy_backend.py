@@ -166,12 +166,14 @@ class _NumpyExecutable:
 
         starts = iter(range(0, run.n, run.chunk))
         done: list[int] = []
+        reported: list[int] = []
 
         def drain(report: Any) -> None:
             for start in starts:
                 done.append(work(start))
                 if report is not None:
-                    report(sum(done))
+                    reported.append(sum(done))
+                    report(reported[-1])
 
         with _one_blas_thread:
             # The caller works too: it starts while the others wake up.
@@ -187,7 +189,7 @@ class _NumpyExecutable:
                 wait(others)
         for other in others:
             other.result()
-        if run.progress is not None:
+        if run.progress is not None and reported[-1:] != [run.n]:
             run.progress(run.n)
 
     def _piece(self, b: Any, n: int, x: Any, out: Any, dtype: Any) -> None:

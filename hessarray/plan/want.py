@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 __all__ = ["SECOND", "Want", "wanted"]
@@ -29,13 +29,12 @@ class Want:
     batched_right: bool = False
     forward: bool | None = None
 
-    def __post_init__(self) -> None:
+    def __hash__(self) -> int:  # asked for in every evaluation, so ``wanted`` keeps it
+        kept = self.__dict__.get("_hash")
+        if kept is not None:
+            return int(kept)
         fields = (self.value, self.gradient, self.second, self.left, self.right)
-        key = (*fields, self.batched_right, self.forward)
-        object.__setattr__(self, "_hash", hash(key))
-
-    def __hash__(self) -> int:  # asked for in every evaluation
-        return self._hash  # type: ignore[attr-defined,no-any-return]
+        return hash((*fields, self.batched_right, self.forward))
 
     def names(self) -> tuple[str, ...]:
         """The results, in the order in which a program returns them."""
@@ -44,7 +43,19 @@ class Want:
         return (*names, *([self.second] if self.second else []))
 
 
-@lru_cache(maxsize=1024, typed=True)
+_wanted: dict[Any, Want] = {}
+
+
 def wanted(**fields: Any) -> Want:
     """One object for equal wants: making it anew would be a tenth of a small evaluation."""
-    return Want(**fields)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():
+        return Want(**fields)
+    key = (*fields.items(), type(fields.get("forward")))
+    want = _wanted.get(key)
+    if want is None:
+        want = Want(**fields)
+        object.__setattr__(want, "_hash", hash(want))
+        if len(_wanted) < 1024:
+            _wanted[key] = want
+    return want
