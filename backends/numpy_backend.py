@@ -104,6 +104,8 @@ class _NumpyExecutable:
         self._workspace, self._run = scope["workspace"], scope["run"]
         self._seeded = any(s.op == "seed" for s in program.at(1))
         self._recorded: dict[Any, Any] = {}  # (n, dtype) -> program and its literals, or None
+        self._seen: set[Any] = set()  # run once, call by call: recording pays from the second time
+        self._tape: Any = None
         self._lock = threading.Lock()
 
     def bind(self, parameters: Mapping[str, Any], constants: Mapping[str, Any]) -> Any:
@@ -197,7 +199,9 @@ class _NumpyExecutable:
         try:
             recorded = self._recorded[key]
         except KeyError:
-            recorded = self._record(key, b, n, x, out, dtype)
+            first = key not in self._seen
+            self._seen.add(key)
+            recorded = None if first else self._record(key, b, n, x, out, dtype)
         if recorded is not None:
             program, literals = recorded
             memory = _scratch.room(n * self.layout.entries * dtype.itemsize)
@@ -213,8 +217,11 @@ class _NumpyExecutable:
             if key not in self._recorded:
                 if len(self._recorded) >= _KEEP_VIEWS:
                     self._recorded.clear()
-                tape = Recorder(["multiply", "subtract", *_ufunc_names()])
-                run = load_source(self.source, "recorded program", dict(tape.scope))["run"]
+                if self._tape is None:
+                    tape = Recorder(["multiply", "subtract", *_ufunc_names()])
+                    scope = load_source(self.source, "recorded program", dict(tape.scope))
+                    self._tape = tape, scope["run"]
+                tape, run = self._tape
                 arena = _scratch.arena(n * self.layout.entries, dtype)
                 w = self._workspace(self.xp, n, arena)
                 arrays = [arena, *x.values(), *b, *out.values()]

@@ -8,6 +8,7 @@ brings along (work buffer, inputs, constants, results). ``_loops.c`` performs th
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,6 +60,8 @@ class Recorder:
     def __init__(self, ufuncs: Sequence[str]) -> None:
         self.operations: list[Any] = []
         self._bounds: list[tuple[int, int]] = []
+        self._order: list[int] = []  # of the bounds
+        self._lows: list[int] = []
         self._numbers: dict[str, float] = {}  # by their bits: -0.0 is not 0.0
         self._dtype = np.dtype(np.float64)
         self.scope: dict[str, Any] = {name: self._ufunc(getattr(np, name)) for name in ufuncs}
@@ -76,6 +79,8 @@ class Recorder:
         self.operations, self._numbers = [], {}
         self._dtype = arrays[0].dtype
         self._bounds = [np.lib.array_utils.byte_bounds(a) for a in arrays]
+        self._order = sorted(range(len(arrays)), key=lambda k: self._bounds[k])
+        self._lows = [self._bounds[k][0] for k in self._order]
 
     def numbers(self) -> Any:
         """The literals of the program, the last of its arrays."""
@@ -91,12 +96,16 @@ class Recorder:
             return len(self._bounds), list(self._numbers).index(a.hex()) * self._dtype.itemsize
         if not a.size:
             raise Unsupported
-        start, _ = np.lib.array_utils.byte_bounds(a)
         address = a.__array_interface__["data"][0]
-        for k, (low, high) in enumerate(self._bounds):
-            if low <= start < high:
-                return k, address - low
-        raise Unsupported
+        start = address if min(a.strides, default=0) >= 0 else np.lib.array_utils.byte_bounds(a)[0]
+        i = bisect_right(self._lows, start) - 1
+        if i < 0:
+            raise Unsupported
+        k = self._order[i]
+        low, high = self._bounds[k]
+        if start >= high:
+            raise Unsupported
+        return k, address - low
 
     def _note(
         self,
@@ -211,7 +220,9 @@ class _Add:
 
 
 def _strides(a: Any, shape: Sequence[int]) -> Sequence[int]:
-    return (0,) * len(shape) if isinstance(a, float) else np.broadcast_to(a, shape).strides
+    if isinstance(a, float):
+        return (0,) * len(shape)
+    return a.strides if a.shape == shape else np.broadcast_to(a, shape).strides
 
 
 def _binary_types(operation: Any) -> Any:

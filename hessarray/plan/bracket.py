@@ -54,6 +54,7 @@ class _Chain:
         self.want, self.n, self.c = want, n, costs
         self.nodes = [v for v in topological([graph.output]) if v.active]
         self.sites = {id(v) for v in curvature_sites(self.nodes)}
+        self.work = {id(v): _work(v) for v in self.nodes}
         self.chain = dominators(graph)
         place = {id(v): i for i, v in enumerate(self.nodes)}
         self.place = [place[id(u)] for u in self.chain]
@@ -78,7 +79,7 @@ class _Chain:
     def _first_curved(self) -> int:
         """Nodes from here on are linear in what follows: their G is the same for all samples."""
         for i in range(len(self.nodes) - 1, -1, -1):
-            if _scales(self.nodes[i]):
+            if self.work[id(self.nodes[i])][0]:
                 return i
         return -1
 
@@ -160,7 +161,7 @@ class _Chain:
     def _adjoint(self) -> float:
         """The reverse sweep of G, which all brackets but all left need."""
         sweep = _Sweep(self, self.m)
-        sweep.free = False
+        sweep.batched.update(id(v) for v in self.nodes[:1])
         return sum(sweep.push(v) for v in self.nodes[: self._constant_from + 1])
 
     def _site(self, node: Node, a: int, tie: int, constant: bool) -> float:
@@ -207,55 +208,51 @@ class _Sweep:
     """The time of a Jacobian's way through the nodes; free while it is the same for all samples."""
 
     def __init__(self, chain: _Chain, rows: int) -> None:
-        self.n, self.c, self.rows = chain.n, chain.c, rows
-        self.free = True
+        self.n, self.c, self.rows, self.work = chain.n, chain.c, rows, chain.work
         self.batched: set[int] = set()
 
     def constant(self, node: Node) -> bool:
         """Whether the Jacobians of the node's active arguments carry no batch axis."""
-        return not any(id(a) in self.batched for a in node.args if a.active)
+        return not any(id(a) in self.batched for a in node.args)
 
     def at(self, node: Node) -> bool:
         return id(node) not in self.batched
 
     def push(self, node: Node) -> float:
-        if self.free and self.constant(node) and not _scales(node):
+        scales, entries, flops, calls = self.work[id(node)]
+        if not scales and self.constant(node):
             return 0.0
         self.batched.add(id(node))
-        c, op = self.c, node.op
-        if isinstance(op, Einsum):
-            sizes = {
-                s: k
-                for t, v in zip(op.inputs, node.args, strict=True)
-                for s, k in zip(t, v.shape, strict=True)
-            }
-            everything = math.prod(sizes.values())
-            active = sum(v.active for v in node.args)
-            if everything > node.size:  # sums over something
-                return active * (self.n * self.rows * 2 * everything * c.flop + c.call)
-            return active * (self.n * self.rows * everything * c.entry + c.call)
-        if isinstance(op, Elementwise):
-            return self.n * self.rows * node.size * c.entry + c.call
-        if isinstance(op, Add):
-            terms = sum(v.active for v in node.args) - 1
-            return terms * (self.n * self.rows * node.size * c.entry + c.call)
-        if isinstance(op, (Concat, Pad, Select, Take)):
-            return self.n * self.rows * node.size * c.entry + c.call
-        return 0.0
+        c = self.c
+        return self.n * self.rows * (entries * c.entry + flops * c.flop) + calls * c.call
+
+
+def _work(node: Node) -> tuple[bool, int, int, int]:
+    """What pushing one direction through a node takes.
+
+    Whether its local derivative differs from sample to sample; entries passed over, flops, calls.
+    """
+    op, active = node.op, sum(v.active for v in node.args)
+    if isinstance(op, Einsum):
+        sizes = {
+            s: k
+            for t, v in zip(op.inputs, node.args, strict=True)
+            for s, k in zip(t, v.shape, strict=True)
+        }
+        everything = math.prod(sizes.values())
+        scales = active > 1 or any(v.level == SAMPLE for v in node.args if not v.active)
+        if everything > node.size:  # sums over something
+            return scales, 0, active * 2 * everything, active
+        return scales, active * everything, 0, active
+    if isinstance(op, Elementwise):
+        return callable(op.function.s1), node.size, 0, 1
+    if isinstance(op, Add):
+        return False, (active - 1) * node.size, 0, active - 1
+    if isinstance(op, (Concat, Pad, Select, Take)):
+        return isinstance(op, Select), node.size, 0, 1
+    return False, 0, 0, 0
 
 
 def _rows(directions: int, tie: int) -> int:
     """Direction axes of the result, as one: a Hessian has two, a diagonal one, a Laplacian none."""
     return (1, directions, directions * directions)[tie]
-
-
-def _scales(node: Node) -> bool:
-    """Whether the node's local first derivative differs from sample to sample."""
-    op = node.op
-    if isinstance(op, Elementwise):
-        return callable(op.function.s1)
-    if isinstance(op, Einsum):
-        return any(v.level == SAMPLE for v in node.args if not v.active) or (
-            sum(v.active for v in node.args) > 1
-        )
-    return isinstance(op, Select)
