@@ -37,6 +37,13 @@ def pair(x, y):
     return xp.tanh(x) * xp.tanh(y) + xp.sin(x @ y)
 
 
+def differences(x, p):
+    """Sums with factors, times matrices, and their differences."""
+    xp = x.__array_namespace__()
+    u = (xp.tanh(x) - 2.0 * xp.sin(x)) @ p["K"]
+    return u - xp.tanh(u) @ p["L"] - 3.0 * (xp.exp(-u) @ p["L"])
+
+
 def mixed():
     return ha.Network(
         ha.Dense(6, 7, act="tanh"),
@@ -55,6 +62,11 @@ FUNCTIONS = {
     "convex": lambda: ha.icnn(6, [5, 5, 5], seed=0),
     "attention": lambda: ha.Function(attention, in_shape=(6,)),
     "branches": lambda: ha.Function(branches, in_shape=(6,)),
+    "differences": lambda: ha.Function(
+        differences,
+        in_shape=(6,),
+        params={k: np.sin(np.arange(36.0) + i).reshape(6, 6) / 3.0 for i, k in enumerate("KL")},
+    ),
     "two inputs": lambda: ha.Function(pair, in_shape=((3,), (3,))),
 }
 
