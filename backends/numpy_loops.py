@@ -161,10 +161,11 @@ class Recorder:
             self._note(_loops.SUM, np.add, [a, out], out.shape, strides, core)
             self.operations[-1] = _binary_types(self.operations[-1])
             return
-        order = [*axes, *kept]
-        to = [*(0 for _ in axes), *out.strides]
+        # As NumPy's iterator goes: the same additions in the same order.
+        order = sorted(range(a.ndim), key=lambda k: -abs(a.strides[k]))
+        place = dict(zip(kept, out.strides, strict=True))
+        to = [place.get(k, 0) for k in order]
         source = [a.strides[k] for k in order]
-        # Axes in this order: the summed ones outside, so that whole rows are added.
         shape = [a.shape[k] for k in order]
         self._note(_loops.ELEMENTWISE, np.add, [out, a, out], shape, [to, source, to])
         kind, ufunc, chars, bases, offsets, *_ = self.operations[-1]
