@@ -35,6 +35,7 @@ __all__ = ["Evaluation", "derived_nodes"]
 
 Shape = tuple[int, ...]
 _MOST_READY = 64
+_FEW = 64  # samples for which weights are repeated: a program of its own for them costs more
 _CACHED = ("_bound", "_ready", "_checked", "_collected", "_graph", "_lock", "_plans", "_traced_for")
 
 
@@ -80,7 +81,11 @@ class _Ready:
     call: Any
 
     def __call__(self, arrays: Sequence[Any]) -> dict[str, Any]:
-        flat = [a.reshape(s) for a, s in zip(arrays, self.shapes, strict=True)]
+        flat = [
+            # A direction or weight for all samples is repeated for each.
+            a.reshape(s) if a.size == s[0] * s[1] else np.broadcast_to(a.reshape(-1), s)
+            for a, s in zip(arrays, self.shapes, strict=True)
+        ]
         return dict(zip(self.names, self.call(flat), strict=True))
 
 
@@ -199,7 +204,8 @@ class Evaluation:
         if len(self.in_shapes) > 1 or len(flat) != len(arrays):
             return
         if any(
-            a.dtype != flat[0].dtype or a.size != b.size for a, b in zip(arrays, flat, strict=True)
+            a.dtype != flat[0].dtype or a.size not in (b.size, b.shape[1])
+            for a, b in zip(arrays, flat, strict=True)
         ):
             return
         call = job.compiled.prepared(
@@ -336,9 +342,12 @@ class Evaluation:
             out = self.out_shape
             size = math.prod(out)
             got = tuple(int(s) for s in lam.shape)
-            if got == out and n != 1:
+            if got == out and (n > _FEW):
                 return want, {"w": xp.reshape(lam, (size,))}
-            if got in (out, batch + out):
+            if got == out:
+                inputs["w"] = xp.broadcast_to(xp.reshape(lam, (size,)), (n, size))
+                return replace(want, batched_right=True), {}
+            if got == batch + out:
                 inputs["w"] = xp.reshape(lam, (n, size))
                 return replace(want, batched_right=True), {}
             raise ShapeError(f"lam has shape {got}, {out} or {batch + out} is expected")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hessarray._files import replacing
-from hessarray.bench.cases import GROUPS, TARGETS
+from hessarray.bench.cases import GROUPS, MEANS, TARGETS
 from hessarray.bench.peers import PEERS
 from hessarray.bench.rows import Outcome, Report, Row
 
@@ -34,6 +35,9 @@ def _cells(group: str, rows: Sequence[Row]) -> Table:
         line += [duration(None if row.seconds is None else row.seconds / row.n)]
         line += [_ratio(row.best(p), targets.get(p)) for p in peers]
         lines.append([*line, _NOT if row.share is None else f"{row.share:.0%}"])
+    if peers and len(rows) > 1:
+        means = [_mean([row.best(p) for row in rows], MEANS.get(group, {}).get(p)) for p in peers]
+        lines.append(["geometric mean", "", "", "", "", *means, ""])
     return [[*head, "of the limit"], *lines]
 
 
@@ -61,6 +65,16 @@ def _ratio(outcome: Outcome | None, target: float | None) -> str:
         return "error" if outcome is not None and outcome.error else _NOT
     missed = target is not None and outcome.ratio < target
     return f"{outcome.ratio:.2f}" + (" (missed)" if missed else "")
+
+
+def _mean(outcomes: Sequence[Outcome | None], target: float | None) -> str:
+    """The geometric mean of what was measured, with its target."""
+    logs = [math.log(o.ratio) for o in outcomes if o is not None and o.ratio is not None]
+    if not logs:
+        return _NOT
+    mean = math.exp(sum(logs) / len(logs))
+    missed = target is not None and mean < target
+    return f"{mean:.2f}{_target(target, '≥ ')}" + (" (missed)" if missed else "")
 
 
 def duration(seconds: float | None) -> str:

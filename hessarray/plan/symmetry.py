@@ -16,6 +16,8 @@ from hessarray.graph.node import Node
 
 __all__ = ["assembled", "choose", "factors"]
 
+_HALVES = 64  # directions from which smaller products are still large ones
+
 Factors = list[tuple[str, Node]]  # the direction axis in front of each factor, and the factor
 
 
@@ -33,6 +35,8 @@ def choose(a: int, m: int, width: int, sites: int, n: int, costs: Costs) -> str:
     # Smaller products run slower: of the quarter that is saved, a tenth is left.
     halves = sites * (0.9 * flops + spread + m * a * costs.row + 2 * costs.matrix + 8 * once)
     halves += 2 * a * a * m * costs.entry + 4 * once
+    if a < _HALVES:
+        halves = full
     best = min(full, pairs, halves)
     return "" if best == full else "pairs" if best == pairs else "halves"
 
