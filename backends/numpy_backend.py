@@ -148,10 +148,14 @@ class _NumpyExecutable:
         size, last, empty = n * self.layout.entries * dtype.itemsize, (literals,), np.empty
 
         def call(inputs: Sequence[Any]) -> list[Any]:
-            x = tuple([a if a.flags.carray else _plain(a) for a in inputs])
+            for a in inputs:
+                if not a.flags.carray:
+                    inputs = [_plain(b) for b in inputs]
+                    break
             out = [empty(shape, dtype) for shape in shapes]
-            program.run((_scratch.room(size),), x, bound, tuple(out), last)
-            _scratch.release()
+            program.run((_scratch.room(size),), tuple(inputs), bound, tuple(out), last)
+            if size > _KEEP_BYTES:
+                _scratch.release()
             return out
 
         return call

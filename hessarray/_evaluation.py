@@ -78,9 +78,12 @@ class _Ready:
     version: int
     names: tuple[str, ...]
     shapes: list[Shape]  # of the flat inputs
+    flat: bool  # as the arrays come
     call: Any
 
     def __call__(self, arrays: Sequence[Any]) -> dict[str, Any]:
+        if self.flat:
+            return dict(zip(self.names, self.call(arrays), strict=True))
         flat = [
             # A direction or weight for all samples is repeated for each.
             a.reshape(s) if a.size == s[0] * s[1] else np.broadcast_to(a.reshape(-1), s)
@@ -215,7 +218,8 @@ class Evaluation:
             if len(self._ready) >= _MOST_READY:
                 self._ready.clear()
             shapes = [a.shape for a in flat]
-            self._ready[key] = _Ready(self._version(), tuple(found), shapes, call)
+            as_is = shapes == [a.shape for a in arrays]
+            self._ready[key] = _Ready(self._version(), tuple(found), shapes, as_is, call)
 
     def _prepare(
         self,
