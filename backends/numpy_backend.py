@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ _CACHE_BYTES = 3 << 19
 _LEAST_CHUNK, _MOST_BYTES = 8, 24 << 20
 _WORTH_A_THREAD = 4_000_000  # flops, below which handing them to a thread costs more
 _KEEP_BYTES = 64 << 20  # of a thread's work buffer, between calls
+_LINE = 64  # bytes of a cache line
 _KEEP_VIEWS = 64  # of programs and chunk sizes
 
 
@@ -244,7 +246,23 @@ def _apart(a: Any, results: Iterable[Any]) -> Any:
 
 
 def _contiguous(values: Any) -> tuple[Any, ...]:
-    return tuple(np.ascontiguousarray(v).reshape(v.shape) for v in values)
+    """On cache lines too: a product with a small matrix takes half as long again from elsewhere."""
+    found = []
+    for v in values:
+        if not v.flags.carray or v.ctypes.data % _LINE:
+            copy = _aligned(v.shape, v.dtype)
+            copy[...] = v
+            v = copy
+        found.append(v)
+    return tuple(found)
+
+
+def _aligned(shape: Any, dtype: Any) -> Any:
+    """An empty array that starts with a cache line."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _LINE, np.uint8)
+    start = -memory.ctypes.data % _LINE
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 class _Scratch(threading.local):
@@ -261,7 +279,7 @@ class _Scratch(threading.local):
         """The work buffer, at least so many bytes long."""
         if self.memory.nbytes < size:
             self.drop()
-            self.memory = np.empty(-(-size // 8), np.float64)
+            self.memory = _aligned((-(-size // 8),), np.dtype(np.float64))
         return self.memory
 
     def arena(self, entries: int, dtype: Any) -> Any:

@@ -82,15 +82,16 @@ def plan_memory(steps: Sequence[Step], outputs: dict[str, Value], in_place: bool
                 offsets[out.name] = offsets[place]
                 last[place] = -1  # its memory lives on as the new value's
             else:
-                offset = _fit(holes, out.size)
+                size = _rounded(out.size)
+                offset = _fit(holes, size)
                 if offset is None:
-                    offset, end = end, end + out.size
+                    offset, end = end, end + size
                 offsets[out.name] = offset
         for used in {root[a.name] for a in s.args if isinstance(a, Value) and a.name in root}:
             if last.get(used.name) == i and used.name in offsets:
-                _free(holes, offsets[used.name], used.size)
+                _free(holes, offsets[used.name], _rounded(used.size))
         if s.out.name in offsets and last.get(s.out.name, -1) < 0:
-            _free(holes, offsets[s.out.name], s.out.size)
+            _free(holes, offsets[s.out.name], _rounded(s.out.size))
     return Layout(offsets, direct, homes, end)
 
 
@@ -175,6 +176,11 @@ def _overwritten(
         if same and alone and last.get(base.name) == i and base.name in offsets:
             return base.name
     return None
+
+
+def _rounded(size: int) -> int:
+    """Whole cache lines of float64: BLAS takes half as long again from elsewhere."""
+    return -(-size // 8) * 8 if size > 1 else size
 
 
 def _fit(holes: list[tuple[int, int]], size: int) -> int | None:
