@@ -360,6 +360,25 @@ def test_replaced_parameters_are_seen_by_the_next_call(change):
     assert not np.array_equal(before, after)
 
 
+def test_parameters_replaced_while_a_call_computes_are_seen_by_the_next(monkeypatch):
+    from hessarray.backends.numpy_backend import _NumpyExecutable
+
+    net, x = ha.fully_connected([3, 4, 2], act="tanh", seed=0), samples(1, 3, "float64")
+    net.hessian(x)
+    unpatched = _NumpyExecutable.run
+
+    def interrupted(self, *arguments, **options):
+        found = unpatched(self, *arguments, **options)
+        load(net)  # as another thread might, before the call returns
+        return found
+
+    monkeypatch.setattr(_NumpyExecutable, "run", interrupted)
+    net.hessian(x)
+    monkeypatch.setattr(_NumpyExecutable, "run", unpatched)
+    after = net.hessian(x)
+    np.testing.assert_array_equal(after, fresh(net).hessian(x))
+
+
 def test_parameters_of_one_call_are_used_in_that_call_only():
     net, x = ready()
     before = net.hessian(x)
