@@ -326,7 +326,7 @@ class _OneBlasThread:
     """BLAS at one thread while anybody runs chunks.
 
     Where the library keeps one number for the whole process it is set directly, in a few
-    microseconds. OpenBLAS then heeds only the thread that set it, so that thread restores it when it
+    microseconds. OpenBLAS then heeds only the thread that set it, so that thread restores it as it
     leaves, even if others go on. Elsewhere threadpoolctl's context does it, in a thread of ours.
     """
 

@@ -97,7 +97,7 @@ def _buffers(
         return []
     lines: list[str] = []
     if v.name in layout.homes:
-        whole, axis, start, stop = layout.homes[v.name]
+        whole, axis, start, stop, *_ = layout.homes[v.name]
         lines += _buffers(whole, layout, shape_text, placed, views)
         place = f"{_slice(whole.name, axis, start, stop)}.reshape({shape_text(v)})"
     else:

@@ -374,6 +374,7 @@ class Function(Evaluation):
                 arrays[k] = target.parameter(same_library(a, target), kind, device)
         self._replace(arrays)
         self._pinned = None if backend is None else (target.name, device)
+        self._ready.clear()  # arrays of other libraries are refused from now on
         self._bound = {}
         return self
 

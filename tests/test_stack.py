@@ -256,7 +256,7 @@ def test_parts_lie_in_the_joined_buffer_and_buffers_in_the_arena(name, n, monkey
     arena, found = laid_out(plan, n)
     for view in found.values():
         assert np.shares_memory(view, arena)
-    for part, (whole, axis, start, stop) in plan.layout.homes.items():
+    for part, (whole, axis, start, stop, *_) in plan.layout.homes.items():
         if whole.name in found:
             place = found[whole.name][(slice(None),) * axis + (slice(start, stop),)]
             assert found[part].size == place.size

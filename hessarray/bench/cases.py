@@ -13,7 +13,17 @@ from typing import NamedTuple
 import hessarray as ha
 from hessarray.timing import setup_resnet
 
-__all__ = ["Case", "GROUPS", "MEANS", "TARGETS", "WANTS", "cases", "mlp", "model_case", "paper_grid"]
+__all__ = [
+    "Case",
+    "GROUPS",
+    "MEANS",
+    "TARGETS",
+    "WANTS",
+    "cases",
+    "mlp",
+    "model_case",
+    "paper_grid",
+]
 
 #: What may be asked, and in words.
 WANTS = {

@@ -190,6 +190,8 @@ class _Chain:
     def _sandwich(self, a: int, w: int, tie: int, constant: bool) -> float:
         """J^T H J with J (w, a), H (w, w, m)."""
         n, m, c = self.n, self.m, self.c
+        if constant and tie < 2:  # J J^T is folded
+            return n * _rows(a, tie) * m * (2 * w * w * c.flop + c.entry) + 2 * c.call
         second = 2 * a * w * m * (a if tie == 2 else 1)
         out = _rows(a, tie) * m
         products = 1 if constant else 2

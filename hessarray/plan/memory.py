@@ -25,6 +25,8 @@ class Home(NamedTuple):
     axis: int
     start: int
     stop: int
+    part: Value  # as it is joined, a view of
+    base: Value  # the buffer that is written
 
 
 @dataclass(frozen=True)
@@ -124,10 +126,26 @@ def _homes(
                     0 if n == 1 else t for n, t in zip(part.dims, s.out.strides, strict=True)
                 )
                 strides = view_strides(part.dims, apart, base.dims)
-                if strides and _still_views(base, strides, views.get(base.name, [])):
-                    homes[base.name] = Home(s.out, axis, start, start + length)
+                if strides is not None and _fits(base, strides, views, homes):
+                    homes[base.name] = Home(s.out, axis, start, start + length, part, base)
             start += length
     return homes
+
+
+def _fits(
+    base: Value, apart: tuple[int, ...], views: dict[str, list[Step]], homes: dict[str, Home]
+) -> bool:
+    """Whether a buffer can lie so far apart: its views, and those of the parts inside it."""
+    if not _still_views(base, apart, views.get(base.name, [])):
+        return False
+    for home in homes.values():
+        if home.whole is base:
+            part = home.part
+            inside = tuple(0 if n == 1 else t for n, t in zip(part.dims, apart, strict=True))
+            own = view_strides(part.dims, inside, home.base.dims)
+            if own is None or not _fits(home.base, own, views, homes):
+                return False
+    return True
 
 
 def _still_views(base: Value, apart: tuple[int, ...], views: Sequence[Step]) -> bool:
