@@ -21,7 +21,7 @@ __all__ = ["NumpyBackend"]
 
 # Intermediates of one chunk: large enough that the interpreter lock is rarely asked for, small
 # enough to stay in the last-level cache (docs/performance.md has the measurement).
-_CACHE_BYTES = 3 << 19
+_CACHE_BYTES = 1 << 20
 # Few large samples: GEMMs over fewer samples than this lose more than the cache gives back.
 _LEAST_CHUNK, _MOST_BYTES = 8, 24 << 20
 _WORTH_A_THREAD = 4_000_000  # flops, below which handing them to a thread costs more
