@@ -104,7 +104,9 @@ def _antitanh(xp: Any, z: Any) -> Any:
     return a + xp.log1p(xp.exp(a * -2.0))
 
 
-def softplus(beta: float = 1.0, threshold: float | None = None) -> Elementary:
+def softplus(
+    beta: float = 1.0, threshold: float | None = None, one_sided: bool = False
+) -> Elementary:
     """Softplus, s(x) = log(1 + exp(beta x)) / beta, s' = sigma(beta x), s'' = beta sigma sigma(-).
 
     Parameters
@@ -112,8 +114,10 @@ def softplus(beta: float = 1.0, threshold: float | None = None) -> Elementary:
     beta : float
         Steepness, positive.
     threshold : float, optional
-        None: exact everywhere. A number t: s(x) = x, s' = 1 where beta x > t, as in torch, and
-        s'' = 0 where beta abs(x) > t and s' = 0 where beta x < -t, as in hessQuik (t = 20).
+        None: exact everywhere. A number t: s(x) = x, s' = 1, s'' = 0 where beta x > t, and also
+        s' = s'' = 0 where beta x < -t, as in hessQuik (t = 20).
+    one_sided : bool
+        With a threshold: exact below it, as in torch.
 
     Returns
     -------
@@ -156,6 +160,20 @@ def softplus(beta: float = 1.0, threshold: float | None = None) -> Elementary:
 
     def cut(xp: Any, z: Any) -> Any:
         return xp.where(scaled(z) > t, z, s(xp, z))
+
+    if one_sided:
+
+        def above(xp: Any, z: Any, line: Any, code: Any) -> Any:
+            return xp.where(scaled(z) > t, line, code(xp, z))
+
+        return Elementary(
+            "softplus",
+            cut,
+            lambda xp, z: above(xp, z, xp.ones_like(z), s1),
+            lambda xp, z: above(xp, z, xp.zeros_like(z), s2),
+            (beta, t, 1.0),
+            kinks=(t / beta,),
+        )
 
     def cut1(xp: Any, z: Any) -> Any:
         inner = xp.where(scaled(z) < -t, xp.zeros_like(z), s1(xp, z))

@@ -42,7 +42,7 @@ _ACTIVATED = ("Dense", "Residual", "InputConvex")
 _FIRST_MAY_BE_NONE = ("InputConvex", "InputConvexQuadratic")
 # What an activation takes, in the order of ``Elementary.parameters``.
 _PARAMETERS = {
-    "softplus": ("beta", "threshold"),
+    "softplus": ("beta", "threshold", "one_sided"),
     "leaky_relu": ("negative_slope",),
     "elu": ("alpha",),
     "celu": ("alpha",),

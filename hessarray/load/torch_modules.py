@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from hessarray.activations import activation
@@ -183,27 +182,6 @@ def _plain(name: str, **attributes: str) -> Callable[[Any], Any]:
     return lambda m: activation(name, **{k: getattr(m, a) for k, a in attributes.items()})
 
 
-@dataclass(frozen=True)
-class _Softplus:
-    """torch's softplus, traced: x where beta x > threshold, exact everywhere below.
-
-    The table's softplus with a threshold is hessQuik's, whose s' is 0 below -threshold / beta too.
-    """
-
-    beta: float
-    threshold: float
-
-    def __call__(self, z: Any) -> Any:
-        xp = z.__array_namespace__()
-        exact = activation("softplus", beta=self.beta)
-        return xp.where(z * self.beta > self.threshold, z, exact(z))
-
-
-def _torch_softplus(m: Any) -> _Softplus:
-    activation("softplus", beta=m.beta, threshold=m.threshold)  # refuses what has no meaning
-    return _Softplus(float(m.beta), float(m.threshold))
-
-
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "identityActivation": _plain("identity"),
     "quadraticActivation": _plain("quadratic"),
@@ -213,7 +191,9 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "softplusActivation": _plain("softplus", beta="beta", threshold="threshold"),
     "Tanh": _plain("tanh"),
     "Sigmoid": _plain("sigmoid"),
-    "Softplus": _torch_softplus,
+    "Softplus": lambda m: activation(
+        "softplus", beta=m.beta, threshold=m.threshold, one_sided=True
+    ),
     "LogSigmoid": _plain("log_sigmoid"),
     "ReLU": _plain("relu"),
     "ReLU6": _plain("relu6"),
