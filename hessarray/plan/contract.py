@@ -178,7 +178,11 @@ class Contractor(Emitter):
             kept = [c for c in output if c in term]
             wrong = kept != [c for c in term if c in output]
             end = self.entries if wrong else 0  # a copy with short rows
-            return (copied * v.size + 5 * end) * self.costs.entry + each
+            # What is summed later stands in front or at the end, or the next product copies.
+            later = [c not in output for c in term]
+            between = later not in (sorted(later), sorted(later, reverse=True))
+            middle = count(left + right) if between else 0
+            return (copied * v.size + 5 * (end + middle)) * self.costs.entry + each
 
         best = seconds(not self.viewable(last, *flat), left + right, 0.0), ""
         choice: tuple[str, Value, tuple[int, ...]] | None = None
