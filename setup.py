@@ -7,6 +7,8 @@ pyproject.toml can either find packages or rename them, not both, hence these li
 no C compiler is at hand the same program runs call by call.
 """
 
+import os
+
 import numpy as np
 from setuptools import Extension, find_packages, setup
 
@@ -22,6 +24,7 @@ setup(
             "hessarray.backends._loops",
             ["backends/_loops.c"],
             include_dirs=[np.get_include()],
+            libraries=[] if os.name == "nt" else ["m"],
             optional=True,
         )
     ],

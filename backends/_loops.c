@@ -14,6 +14,7 @@
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
 #include <Python.h>
 #include <fenv.h>
+#include <math.h>
 #include <string.h>
 
 #include <numpy/arrayobject.h>
@@ -436,6 +437,38 @@ static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT, "_loops", "A straight line of NumPy's inner loops.", -1, NULL,
 };
 
+/* ---- erf and erfc, which NumPy lacks: the C library's, as ufuncs ------------------------------ */
+
+#define UNARY_LOOP(name, type, function)                                                          \
+    static void name(char **args, const npy_intp *count, const npy_intp *step, void *data)        \
+    {                                                                                             \
+        char *from = args[0], *to = args[1];                                                      \
+        for (npy_intp i = 0; i < *count; i++, from += step[0], to += step[1]) {                   \
+            *(type *)to = function(*(type *)from);                                                \
+        }                                                                                         \
+    }
+
+UNARY_LOOP(float_erf, float, erff)
+UNARY_LOOP(double_erf, double, erf)
+UNARY_LOOP(float_erfc, float, erfcf)
+UNARY_LOOP(double_erfc, double, erfc)
+
+static PyUFuncGenericFunction erf_loops[] = {float_erf, double_erf};
+static PyUFuncGenericFunction erfc_loops[] = {float_erfc, double_erfc};
+static const char unary_types[] = {NPY_FLOAT, NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE};
+static void *const no_data[] = {NULL, NULL};
+
+static int add_ufunc(PyObject *m, const char *name, PyUFuncGenericFunction *loops, const char *doc)
+{
+    PyObject *u = PyUFunc_FromFuncAndData(loops, no_data, unary_types, 2, 1, 1, PyUFunc_None, name,
+                                          doc, 0);
+    if (u == NULL || PyModule_AddObject(m, name, u) < 0) {
+        Py_XDECREF(u);
+        return -1;
+    }
+    return 0;
+}
+
 PyMODINIT_FUNC PyInit__loops(void)
 {
     import_array();
@@ -447,6 +480,11 @@ PyMODINIT_FUNC PyInit__loops(void)
     PyObject *type = PyType_FromSpec(&program_spec);
     if (type == NULL || PyModule_AddObject(m, "Program", type) < 0) {
         Py_XDECREF(type);
+        Py_DECREF(m);
+        return NULL;
+    }
+    if (add_ufunc(m, "erf", erf_loops, "The error function.") < 0 ||
+        add_ufunc(m, "erfc", erfc_loops, "1 - erf(x), without its cancellation.") < 0) {
         Py_DECREF(m);
         return NULL;
     }

@@ -5,6 +5,9 @@ MATMUL: int
 SUM: int
 MASKED_COPY: int
 
+erf: Any  # ufuncs
+erfc: Any
+
 class Program:
     def __init__(self, operations: list[Any], bases: int, /) -> None: ...
     def run(self, *groups: tuple[Any, ...]) -> None: ...

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from hessarray.backends import _special
+
 try:
     from hessarray.backends import _loops
 except ImportError:  # built without a C compiler: programs run call by call
@@ -31,6 +33,21 @@ class Unsupported(Exception):
 def available() -> bool:
     """Whether the compiled part is there."""
     return _loops is not None
+
+
+def special(name: str) -> Any:
+    """erf or erfc as a function of ``(x, out=None)``: the C library's, or out of NumPy's calls."""
+    if _loops is not None:
+        return getattr(_loops, name)
+    function = {"erf": _special.erf, "erfc": _special.erfc}[name]
+
+    def composed(x: Any, out: Any = None) -> Any:
+        found = function(np, x)
+        if out is not None:
+            np.copyto(out, found)
+        return found if out is None else out
+
+    return composed
 
 
 def record(
@@ -71,8 +88,8 @@ class Recorder:
             "copyto": self.copyto,
             "concatenate": self.concatenate,
             "take": self.take,
-            "erf": self.unsupported,
-            "erfc": self.unsupported,
+            "erf": self._ufunc(special("erf")),
+            "erfc": self._ufunc(special("erfc")),
         }
 
     def start(self, arrays: Sequence[Any]) -> None:
@@ -202,9 +219,6 @@ class Recorder:
             i = found[k]
             self.copyto(out[(*before, slice(k, stop))], a[(*before, slice(i, i + stop - k))])
             k = stop
-
-    def unsupported(self, *args: Any) -> None:
-        raise Unsupported
 
 
 class _Add:

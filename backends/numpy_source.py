@@ -19,7 +19,6 @@ _UFUNCS = {
     "round": "rint",
 }
 _VIEWS = ("reshape", "permute", "slice", "flip", "broadcast")
-_SPECIAL = ("erf", "erfc")
 
 
 def numpy_source(
@@ -146,6 +145,4 @@ def _in_place(s: Any, literal: Callable[[Any], str]) -> str:
             return f"take({args[0]}, {args[1]}, axis={at['axis']}, out={out}, mode='clip')"
         case "copy":
             return f"copyto({out}, {args[0]})"
-    if s.op in _SPECIAL:
-        return f"copyto({out}, {s.op}({args[0]}))"
     return f"{_UFUNCS.get(s.op, s.op)}({', '.join(args)}, out={out})"

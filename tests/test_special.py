@@ -9,7 +9,7 @@ import pytest
 from mpmath import mp, mpf
 from oracle import DTYPES, erf, erfc, ulp
 
-from hessarray.backends import _special
+from hessarray.backends import _special, numpy_loops
 
 
 def _points(dtype):
@@ -118,3 +118,29 @@ def test_extended_adds_to_the_namespace():
         _ = xp.no_such_function
     own = _special.Extended(np, erf=np.sin, erfc=np.cos, reciprocal=np.reciprocal)
     assert (own.erf, own.erfc, own.reciprocal) == (np.sin, np.cos, np.reciprocal)
+
+
+# ---- what NumPy programs call: the C library's where the compiled part is there ------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
+@pytest.mark.parametrize(("name", "truth", "bound"), [("erf", erf, 3.0), ("erfc", erfc, 6.0)])
+def test_accuracy_of_the_function_of_numpy_programs(name, truth, bound, dtype):
+    mp.dps = 40
+    x = _points(dtype)[::5]
+    out = np.empty_like(x)
+    function = numpy_loops.special(name)
+    with np.errstate(under="ignore"):
+        assert function(x, out=out) is out
+        np.testing.assert_array_equal(out, function(x))
+    for v, y in zip(map(float, x), map(float, out), strict=True):
+        assert abs(mpf(y) - truth(mpf(v))) <= bound * ulp(truth(mpf(v)), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
+def test_special_values_of_the_functions_of_numpy_programs(dtype):
+    x = np.asarray([np.inf, -np.inf, 0.0, -0.0, np.nan], dtype=dtype)
+    e, c = (numpy_loops.special(name)(x) for name in ("erf", "erfc"))
+    np.testing.assert_array_equal(e, np.asarray([1.0, -1.0, 0.0, -0.0, np.nan], dtype=dtype))
+    np.testing.assert_array_equal(np.signbit(e[:4]), [False, True, False, True])
+    np.testing.assert_array_equal(c, np.asarray([0.0, 2.0, 1.0, 1.0, np.nan], dtype=dtype))
