@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -493,3 +494,13 @@ def test_a_refused_module_is_left_as_it_is() -> None:
     for k, v in module.state_dict().items():
         assert torch.equal(v, before[k])
     assert all(p.requires_grad for p in module.parameters())
+
+
+def test_a_network_with_torchs_softplus_is_saved_and_loaded(tmp_path: Path) -> None:
+    net = ha.from_torch(nn.Sequential(nn.Linear(3, 5), nn.Softplus(beta=2.0), nn.Linear(5, 1)))
+    net.save(tmp_path / "net.npz")
+    x = np.linspace(-40.0, 40.0, 30).reshape(10, 3)
+    again = ha.load(tmp_path / "net.npz")
+    for ours, theirs in zip(net(x, do_Hessian=True), again(x, do_Hessian=True), strict=True):
+        if ours is not None:
+            np.testing.assert_array_equal(ours, theirs)
