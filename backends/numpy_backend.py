@@ -19,14 +19,15 @@ from hessarray.backends.protocol import Costs, Executable, Run, Work, load_sourc
 
 __all__ = ["NumpyBackend"]
 
-# Intermediates of one chunk: large enough that the interpreter lock is rarely asked for, small
-# enough to stay in the last-level cache (docs/performance.md has the measurement).
+# Intermediates of one chunk: small enough to stay in a core's own cache (docs/performance.md has
+# the measurement).
 _CACHE_BYTES = 1 << 20
 # Few large samples: GEMMs over fewer samples than this lose more than the cache gives back.
 _LEAST_CHUNK, _MOST_BYTES = 8, 24 << 20
 _WORTH_A_THREAD = 4_000_000  # flops, below which handing them to a thread costs more
 _KEEP_BYTES = 64 << 20  # of a thread's work buffer, between calls
 _LINE = 64  # bytes of a cache line
+_MOST_SEEN = 4096  # numbers of samples to remember
 _KEEP_VIEWS = 64  # of programs and chunk sizes
 
 
@@ -206,6 +207,8 @@ class _NumpyExecutable:
             recorded = self._recorded[key]
         except KeyError:
             first = key not in self._seen
+            if len(self._seen) >= _MOST_SEEN:
+                self._seen.clear()
             self._seen.add(key)
             recorded = None if first else self._record(key, b, n, x, out, dtype)
         if recorded is not None:

@@ -21,7 +21,7 @@ try:
 except ImportError:  # built without a C compiler: programs run call by call
     _loops = None  # type: ignore[assignment]
 
-__all__ = ["Recorder", "Unsupported", "available", "record"]
+__all__ = ["Recorder", "Unsupported", "available", "record", "special"]
 
 _MOST_COPIES = 4096  # of one gather
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +115,14 @@ class Einsum(Op):
     @property
     def subscripts(self) -> str:
         return ",".join(self.inputs) + "->" + self.output
+
+    def sizes(self, args: Sequence[Node]) -> dict[str, int]:
+        """Length of each letter's axis, for these arguments."""
+        return {
+            c: n
+            for term, a in zip(self.inputs, args, strict=True)
+            for c, n in zip(term, a.shape, strict=True)
+        }
 
 
 @dataclass(frozen=True, slots=True)

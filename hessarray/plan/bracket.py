@@ -51,7 +51,7 @@ def cheapest(graph: Graph, want: Want, n: int, costs: Costs) -> Bracket:
 
 class _Chain:
     def __init__(self, graph: Graph, want: Want, n: int, costs: Costs) -> None:
-        self.want, self.n, self.c = want, n, costs
+        self.n, self.c = n, costs
         self.nodes = [v for v in topological([graph.output]) if v.active]
         self.sites = {id(v) for v in curvature_sites(self.nodes)}
         self.work = {id(v): _work(v) for v in self.nodes}
@@ -133,7 +133,7 @@ class _Chain:
         if left is not None:
             size = self.chain[left].size
             rows = _rows(self.d, self.tie)
-            time += before + self._product(rows, size, self.m, False)
+            time += before + self._product(rows, size, self.m)
             cuts = tuple(k for k in cuts if k > left)
         return time, Bracket(left=left, cuts=cuts)
 
@@ -168,13 +168,7 @@ class _Chain:
         """J^T (s'' . G) J of one site along a directions, for m outputs."""
         n, m, w, c = self.n, self.m, node.size, self.c
         if isinstance(node.op, Einsum):
-            letters = {s for t in node.op.inputs for s in t}
-            sizes = {
-                s: k
-                for t, v in zip(node.op.inputs, node.args, strict=True)
-                for s, k in zip(t, v.shape, strict=True)
-            }
-            w = math.prod(sizes[s] for s in letters)
+            w = math.prod(node.op.sizes(node.args).values())
             pairs = list(combinations([v for v in node.args if v.active], 2))
             w *= len(pairs) * (2 if tie == 2 else 1)
         weigh: float = n * m * w * c.entry + c.call  # s'' . G
@@ -202,7 +196,7 @@ class _Chain:
             each += a * w * c.entry
         return n * each + c.call * 3
 
-    def _product(self, rows: int, w: int, m: int, constant: bool) -> float:
+    def _product(self, rows: int, w: int, m: int) -> float:
         return self.n * (2 * rows * w * m * self.c.flop + rows * m * self.c.entry) + self.c.call
 
 
@@ -236,12 +230,7 @@ def _work(node: Node) -> tuple[bool, int, int, int]:
     """
     op, active = node.op, sum(v.active for v in node.args)
     if isinstance(op, Einsum):
-        sizes = {
-            s: k
-            for t, v in zip(op.inputs, node.args, strict=True)
-            for s, k in zip(t, v.shape, strict=True)
-        }
-        everything = math.prod(sizes.values())
+        everything = math.prod(op.sizes(node.args).values())
         scales = active > 1 or any(v.level == SAMPLE for v in node.args if not v.active)
         if everything > node.size:  # sums over something
             return scales, 0, active * 2 * everything, active

@@ -28,11 +28,7 @@ class Contractor(Emitter):
         self.entries = 0  # entries of the contraction's result
 
     def contract(self, op: Einsum, arguments: Sequence[Value], node: Node) -> Value:
-        sizes = {
-            c: s
-            for t, a in zip(op.inputs, node.args, strict=True)
-            for c, s in zip(t, a.shape, strict=True)
-        }
+        sizes = op.sizes(node.args)
         one = {c for c, s in sizes.items() if s == 1}
         terms = ["".join(c for c in t if c not in one) for t in op.inputs]
         values = [self._squeezed(v) for v in arguments]

@@ -184,9 +184,7 @@ def _nested(builder: Builder, parts: Sequence[Node]) -> Node:
 
 
 def _shape(op: Einsum, args: Sequence[Node]) -> tuple[int, ...]:
-    sizes = {
-        c: s for t, a in zip(op.inputs, args, strict=True) for c, s in zip(t, a.shape, strict=True)
-    }
+    sizes = op.sizes(args)
     return tuple(sizes[c] for c in op.output)
 
 
