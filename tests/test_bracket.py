@@ -77,7 +77,7 @@ class Priced:
             skip = c.place[bracket.left] + 1
             rows = c.d**c.tie
             time += c._lefts()[bracket.left]
-            time += c._product(rows, c.chain[bracket.left].size, c.m, False)
+            time += c._product(rows, c.chain[bracket.left].size, c.m)
         ends = [0, *bracket.cuts, self.last]
         for i, j in pairwise(ends):
             width, tie = (c.d, c.tie) if i == 0 else (c.chain[i].size, 2)
