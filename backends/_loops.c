@@ -15,6 +15,8 @@
 #include <Python.h>
 #include <fenv.h>
 #include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <numpy/arrayobject.h>
@@ -25,7 +27,10 @@
 #define MAX_BASES (1 << 20)
 #define MOST_BYTES 9007199254740992.0 /* 2^53: exact in a double */
 
-enum { ELEMENTWISE, MATMUL, SUM, MASKED_COPY };
+#define MAX_CORE 3     /* axes inside a generalised ufunc: m, n, p of matmul */
+#define MAX_CORE_ARGS 6
+
+enum { ELEMENTWISE, GENERALISED, MASKED_COPY };
 
 typedef struct {
     int kind, nargs, axes;
@@ -35,8 +40,8 @@ typedef struct {
     npy_intp offset[MAX_ARGS];
     npy_intp shape[MAX_AXES];               /* looped axes, the innermost last */
     npy_intp stride[MAX_ARGS][MAX_AXES];    /* bytes */
-    npy_intp core[3], core_stride[6];       /* MATMUL: m, n, p and their strides */
-    npy_intp summed, summed_stride;         /* SUM: the innermost summed axis */
+    int cores, core_args;                   /* GENERALISED: lengths inside, strides in all */
+    npy_intp core[MAX_CORE], core_stride[MAX_CORE_ARGS];
     int itemsize;                           /* MASKED_COPY */
 } Op;
 
@@ -71,23 +76,15 @@ static void inner(const Op *op, char **p, npy_intp n, const npy_intp *step)
     if (op->kind == ELEMENTWISE) {
         op->loop(p, &n, step, op->data);
     }
-    else if (op->kind == MATMUL) {
-        npy_intp size[4] = {n, op->core[0], op->core[1], op->core[2]};
-        npy_intp steps[9] = {step[0], step[1], step[2]};
-        memcpy(steps + 3, op->core_stride, sizeof op->core_stride);
+    else if (op->kind == GENERALISED) {
+        npy_intp size[1 + MAX_CORE] = {n}, steps[MAX_ARGS + MAX_CORE_ARGS];
+        memcpy(size + 1, op->core, sizeof op->core);
+        memcpy(steps, step, op->nargs * sizeof *steps);
+        memcpy(steps + op->nargs, op->core_stride, sizeof op->core_stride);
         op->loop(p, size, steps, op->data);
     }
-    else if (op->kind == MASKED_COPY) {
+    else {
         masked_copy(p, n, step, op->itemsize);
-    }
-    else { /* SUM: p is (argument, result); the loop reduces where its result does not move */
-        for (npy_intp i = 0; i < n; i++) {
-            char *from = p[0] + i * step[0], *to = p[1] + i * step[1];
-            char *args[3] = {to, from, to};
-            npy_intp steps[3] = {0, op->summed_stride, 0};
-            npy_intp length = op->summed;
-            op->loop(args, &length, steps, op->data);
-        }
     }
 }
 
@@ -211,6 +208,15 @@ static int size_of(char type)
     return type == 'd' ? 8 : type == 'f' ? 4 : type == '?' ? 1 : 0;
 }
 
+static int counted(const int *numbers, int count)
+{
+    int total = 0;
+    for (int i = 0; i < count; i++) {
+        total += numbers[i];
+    }
+    return total;
+}
+
 static int find_loop(Op *op, PyObject *ufunc, const char *types)
 {
     PyUFuncObject *u = (PyUFuncObject *)ufunc;
@@ -218,8 +224,9 @@ static int find_loop(Op *op, PyObject *ufunc, const char *types)
         PyErr_SetString(PyExc_TypeError, "a ufunc is expected");
         return -1;
     }
-    int counted = op->kind == SUM ? op->nargs + 1 : op->nargs;
-    if (counted != u->nargs || u->core_enabled != (op->kind == MATMUL)) {
+    if (op->nargs != u->nargs || u->core_enabled != (op->kind == GENERALISED) ||
+        (u->core_enabled && (op->cores != u->core_num_dim_ix ||
+                             op->core_args != counted(u->core_num_dims, u->nargs)))) {
         PyErr_Format(PyExc_ValueError, "%s does not fit this kind of operation", u->name);
         return -1;
     }
@@ -263,21 +270,17 @@ static void extend(double *low, double *high, npy_intp count, npy_intp stride)
 }
 
 /* Note how far an operation reaches into its bases; -1 where that lies before their beginning. */
-static int note_reach(const Op *op, const char *types, npy_intp *reach, char *written)
+static int note_reach(const Op *op, const PyUFuncObject *u, const char *types, npy_intp *reach,
+                      char *written)
 {
-    const npy_intp *core = op->core;
-    npy_intp sizes[6] = {core[0], core[1], core[1], core[2], core[0], core[2]};
     for (int a = 0; a < op->nargs; a++) {
         double low = (double)op->offset[a], high = low + size_of(types[a]);
         for (int axis = 0; axis < op->axes; axis++) {
             extend(&low, &high, op->shape[axis], op->stride[a][axis]);
         }
-        if (op->kind == MATMUL) {
-            extend(&low, &high, sizes[2 * a], op->core_stride[2 * a]);
-            extend(&low, &high, sizes[2 * a + 1], op->core_stride[2 * a + 1]);
-        }
-        if (op->kind == SUM && a == 0) {
-            extend(&low, &high, op->summed, op->summed_stride);
+        for (int k = 0; op->kind == GENERALISED && k < u->core_num_dims[a]; k++) {
+            int at = u->core_offsets[a] + k;
+            extend(&low, &high, op->core[u->core_dim_ixs[at]], op->core_stride[at]);
         }
         if (low < 0 || high > MOST_BYTES) {
             return -1;
@@ -305,7 +308,7 @@ static int read_op(Op *op, PyObject *item, const Program *self)
 {
     PyObject *ufunc, *base, *offset, *shape, *strides, *core, *core_strides;
     const char *types;
-    npy_intp number[MAX_ARGS], extra[6] = {0};
+    npy_intp number[MAX_ARGS], extra[MAX_CORE] = {0};
     memset(op, 0, sizeof *op);
     if (!PyTuple_Check(item)) {
         PyErr_SetString(PyExc_TypeError, "an operation is a tuple");
@@ -328,36 +331,29 @@ static int read_op(Op *op, PyObject *item, const Program *self)
         }
         op->base[a] = (int)number[a];
     }
-    int given = read_numbers(core, extra, 3);
-    const int cores[] = {[ELEMENTWISE] = 0, [MATMUL] = 3, [SUM] = 2, [MASKED_COPY] = 1};
-    if (op->kind < ELEMENTWISE || op->kind > MASKED_COPY || given != cores[op->kind] ||
-        op->axes < 0 || !all_positive(op->shape, op->axes)) {
+    op->cores = read_numbers(core, extra, MAX_CORE);
+    if (op->kind < ELEMENTWISE || op->kind > MASKED_COPY || op->axes < 0 ||
+        !all_positive(op->shape, op->axes) || !all_positive(extra, op->cores)) {
         goto bad;
     }
     if (op->kind == MASKED_COPY) {
         op->itemsize = (int)extra[0];
-        if (op->nargs != 3 || strlen(types) != 3 || types[0] != '?' || types[1] != types[2] ||
-            size_of(types[2]) != extra[0] || extra[0] < 1) {
+        if (op->nargs != 3 || op->cores != 1 || strlen(types) != 3 || types[0] != '?' ||
+            types[1] != types[2] || size_of(types[2]) != extra[0]) {
             goto bad;
         }
     }
-    else if (find_loop(op, ufunc, types) < 0) {
-        return -1;
-    }
-    if (op->kind == MATMUL) {
+    else {
         memcpy(op->core, extra, sizeof op->core);
-        if (!all_positive(extra, 3) || read_numbers(core_strides, op->core_stride, 6) != 6) {
+        op->core_args = read_numbers(core_strides, op->core_stride, MAX_CORE_ARGS);
+        if (op->cores < 0 || op->core_args < 0 || (op->kind == ELEMENTWISE && op->cores > 0)) {
             goto bad;
         }
-    }
-    if (op->kind == SUM) {
-        if (extra[0] < 1) {
-            goto bad;
+        if (find_loop(op, ufunc, types) < 0) {
+            return -1;
         }
-        op->summed = extra[0];
-        op->summed_stride = extra[1];
     }
-    if (note_reach(op, types, self->reach, self->written) < 0) {
+    if (note_reach(op, (PyUFuncObject *)ufunc, types, self->reach, self->written) < 0) {
         goto bad;
     }
     coalesce(op);
@@ -469,6 +465,121 @@ static int add_ufunc(PyObject *m, const char *name, PyUFuncGenericFunction *loop
     return 0;
 }
 
+/* ---- J diag(w) J^T: what a curvature site contributes to a Hessian ---------------------------- */
+
+#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
+#define HAS_GRAM
+
+static void no_memory(void)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyErr_NoMemory();
+    PyGILState_Release(state);
+}
+
+#define PASTE(a, b) PASTED(a, b)
+#define PASTED(a, b) a##b
+#define TO_2 0, 2
+#define TO_4 TO_2, 4, 6
+#define TO_8 TO_4, 8, 10, 12, 14
+#define TO_16 TO_8, 16, 18, 20, 22, 24, 26, 28, 30
+#define FROM_2 1, 3
+#define FROM_4 FROM_2, 5, 7
+#define FROM_8 FROM_4, 9, 11, 13, 15
+#define FROM_16 FROM_8, 17, 19, 21, 23, 25, 27, 29, 31
+
+#if defined(__x86_64__)
+#define AVX512 __attribute__((target("avx512f,avx512dq,avx512vl,fma")))
+#define AVX2 __attribute__((target("avx2,fma")))
+
+#define NAME float_gram_avx512
+#define REAL float
+#define TARGET AVX512
+#define LANES 16
+#define EVEN TO_16
+#define ODD FROM_16
+#define ROWS 4
+#include "_gram.h"
+
+#define NAME double_gram_avx512
+#define REAL double
+#define TARGET AVX512
+#define LANES 8
+#define EVEN TO_8
+#define ODD FROM_8
+#define ROWS 4
+#include "_gram.h"
+
+#define NAME float_gram_avx2
+#define REAL float
+#define TARGET AVX2
+#define LANES 8
+#define EVEN TO_8
+#define ODD FROM_8
+#define ROWS 2
+#include "_gram.h"
+
+#define NAME double_gram_avx2
+#define REAL double
+#define TARGET AVX2
+#define LANES 4
+#define EVEN TO_4
+#define ODD FROM_4
+#define ROWS 2
+#include "_gram.h"
+#endif
+
+#define NAME float_gram
+#define REAL float
+#define TARGET
+#define LANES 4
+#define EVEN TO_4
+#define ODD FROM_4
+#define ROWS 2
+#include "_gram.h"
+
+#define NAME double_gram
+#define REAL double
+#define TARGET
+#define LANES 2
+#define EVEN TO_2
+#define ODD FROM_2
+#define ROWS 2
+#include "_gram.h"
+
+static PyUFuncGenericFunction gram_loops[] = {float_gram, double_gram};
+static const char gram_types[] = {NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,
+                                  NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
+
+static int add_gram(PyObject *m, const char *name)
+{
+    PyObject *u = PyUFunc_FromFuncAndDataAndSignature(
+        gram_loops, no_data, gram_types, 2, 2, 1, PyUFunc_None, name,
+        "gram(J, w): J diag(w) J^T, exactly symmetric.", 0, "(a,i),(i)->(a,a)");
+    if (u == NULL || PyModule_AddObject(m, name, u) < 0) {
+        Py_XDECREF(u);
+        return -1;
+    }
+    return 0;
+}
+
+static void choose_gram(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
+        gram_loops[0] = float_gram_avx512;
+        gram_loops[1] = double_gram_avx512;
+    }
+    else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        gram_loops[0] = float_gram_avx2;
+        gram_loops[1] = double_gram_avx2;
+    }
+#endif
+}
+#endif
+
 PyMODINIT_FUNC PyInit__loops(void)
 {
     import_array();
@@ -488,9 +599,15 @@ PyMODINIT_FUNC PyInit__loops(void)
         Py_DECREF(m);
         return NULL;
     }
+#ifdef HAS_GRAM
+    choose_gram();
+    if (add_gram(m, "gram") < 0) {
+        Py_DECREF(m);
+        return NULL;
+    }
+#endif
     PyModule_AddIntConstant(m, "ELEMENTWISE", ELEMENTWISE);
-    PyModule_AddIntConstant(m, "MATMUL", MATMUL);
-    PyModule_AddIntConstant(m, "SUM", SUM);
+    PyModule_AddIntConstant(m, "GENERALISED", GENERALISED);
     PyModule_AddIntConstant(m, "MASKED_COPY", MASKED_COPY);
     return m;
 }

@@ -1,12 +1,12 @@
 from typing import Any
 
 ELEMENTWISE: int
-MATMUL: int
-SUM: int
+GENERALISED: int
 MASKED_COPY: int
 
 erf: Any  # ufuncs
 erfc: Any
+gram: Any
 
 class Program:
     def __init__(self, operations: list[Any], bases: int, /) -> None: ...

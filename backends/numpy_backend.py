@@ -14,7 +14,8 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from hessarray.backends._special import Extended
-from hessarray.backends.numpy_loops import Recorder, available, record, special
+from hessarray.backends.numpy_gemm import matmul
+from hessarray.backends.numpy_loops import Recorder, available, has_gram, record, specials
 from hessarray.backends.protocol import Costs, Executable, Run, Work, load_source
 
 __all__ = ["NumpyBackend"]
@@ -40,8 +41,11 @@ class NumpyBackend:
     def __init__(self) -> None:
         # One by one from the interpreter, or one after another in C.
         call = 1.5e-7 if available() else 1.0e-6
-        self.costs = Costs(call=call, flop=2.5e-11, entry=6e-10, row=2.5e-8, matrix=3e-7)
-        self.xp = Extended(np, erf=special("erf"), erfc=special("erfc"))
+        self.costs = Costs(
+            call=call, flop=2.5e-11, entry=6e-10, row=2.5e-8, matrix=3e-7, gram=has_gram()
+        )
+        own = specials()
+        self.xp = Extended(np, erf=own["erf"], erfc=own["erfc"])
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, (np.ndarray, np.floating))
@@ -99,9 +103,9 @@ class _NumpyExecutable:
         self.source = source
         self.layout = layout
         self.shapes = {k: v.shape for k, v in program.outputs.items()}
-        names = "copyto add multiply subtract matmul concatenate take".split()
+        names = "copyto add multiply subtract concatenate take".split()
         scope = {k: getattr(np, k) for k in [*names, *_ufunc_names()]}
-        scope |= {name: special(name) for name in ("erf", "erfc")}
+        scope |= specials() | {"matmul": matmul}
         scope = load_source(source, "program", scope)
         self._bind, self._seed = scope["bind"], scope["seed"]
         self._workspace, self._run = scope["workspace"], scope["run"]

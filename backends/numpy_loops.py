@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from hessarray.backends import _special
+from hessarray.backends.numpy_gemm import pieces
 
 try:
     from hessarray.backends import _loops
 except ImportError:  # built without a C compiler: programs run call by call
     _loops = None  # type: ignore[assignment]
 
-__all__ = ["Recorder", "Unsupported", "available", "record", "special"]
+__all__ = ["Recorder", "Unsupported", "available", "has_gram", "record", "specials"]
 
 _MOST_COPIES = 4096  # of one gather
 
@@ -35,17 +36,30 @@ def available() -> bool:
     return _loops is not None
 
 
-def special(name: str) -> Any:
-    """erf or erfc as a function of ``(x, out=None)``: the C library's, or out of NumPy's calls."""
-    if _loops is not None:
-        return getattr(_loops, name)
-    function = {"erf": _special.erf, "erfc": _special.erfc}[name]
+def has_gram() -> bool:
+    """Whether J diag(w) J^T is one compiled operation."""
+    return hasattr(_loops, "gram")
 
-    def composed(x: Any, out: Any = None) -> Any:
-        found = function(np, x)
-        if out is not None:
-            np.copyto(out, found)
-        return found if out is None else out
+
+def _gram(xp: Any, j: Any, w: Any) -> Any:
+    return xp.matmul(j * w[..., None, :], xp.swapaxes(j, -1, -2))
+
+
+_COMPOSED = {"erf": _special.erf, "erfc": _special.erfc, "gram": _gram}
+
+
+def specials() -> dict[str, Any]:
+    """What NumPy lacks, as functions of arrays and ``out``: compiled, or out of NumPy's calls."""
+    return {name: getattr(_loops, name, None) or _composed(f) for name, f in _COMPOSED.items()}
+
+
+def _composed(function: Any) -> Any:
+    def composed(*arrays: Any, out: Any = None) -> Any:
+        found = function(np, *arrays)
+        if out is None:
+            return found
+        np.copyto(out, found)
+        return out
 
     return composed
 
@@ -85,11 +99,12 @@ class Recorder:
         self.scope |= {
             "add": _Add(self),
             "matmul": self.matmul,
+            "gram": self.gram,
             "copyto": self.copyto,
             "concatenate": self.concatenate,
             "take": self.take,
-            "erf": self._ufunc(special("erf")),
-            "erfc": self._ufunc(special("erfc")),
+            "erf": self._ufunc(_loops.erf),
+            "erfc": self._ufunc(_loops.erfc),
         }
 
     def start(self, arrays: Sequence[Any]) -> None:
@@ -161,23 +176,28 @@ class Recorder:
         self._note(_loops.ELEMENTWISE, ufunc, [*args, out], out.shape, strides)
 
     def matmul(self, a: Any, b: Any, out: Any) -> None:
-        *outer, m, p = out.shape
-        core = (m, a.shape[-1], p)
-        core_strides = (*a.strides[-2:], *b.strides[-2:], *out.strides[-2:])
-        x, y = (np.broadcast_to(v, (*outer, *v.shape[-2:])) for v in (a, b))
-        strides = [v.strides[:-2] for v in (x, y, out)]
-        self._note(_loops.MATMUL, np.matmul, [a, b, out], outer, strides, core, core_strides)
+        for x, y, z in pieces(a, b, out):
+            self._generalised(
+                np.matmul, (x, y, z), (2, 2, 2), (z.shape[-2], x.shape[-1], z.shape[-1])
+            )
+
+    def gram(self, j: Any, w: Any, out: Any) -> None:
+        self._generalised(_loops.gram, (j, w, out), (2, 1, 2), j.shape[-2:])
+
+    def _generalised(
+        self, ufunc: Any, operands: Sequence[Any], ranks: Sequence[int], core: Sequence[int]
+    ) -> None:
+        """A ufunc whose operands have so many axes inside, of these lengths."""
+        outer = operands[-1].shape[: -ranks[-1]]
+        strides, inside = [], []
+        for a, rank in zip(operands, ranks, strict=True):
+            strides.append(_strides(a, (*outer, *a.shape[a.ndim - rank :]))[: len(outer)])
+            inside += a.strides[a.ndim - rank :]
+        self._note(_loops.GENERALISED, ufunc, operands, outer, strides, tuple(core), tuple(inside))
 
     def sum(self, a: Any, axes: tuple[int, ...], out: Any) -> None:
         self.copyto(out, 0.0)
         kept = [k for k in range(a.ndim) if k not in axes]
-        innermost = min(range(a.ndim), key=lambda k: (abs(a.strides[k]), -k))
-        if axes == (innermost,):  # NumPy's loop sums a row pairwise
-            strides = [[a.strides[k] for k in kept], out.strides]
-            core = (a.shape[innermost], a.strides[innermost])
-            self._note(_loops.SUM, np.add, [a, out], out.shape, strides, core)
-            self.operations[-1] = _binary_types(self.operations[-1])
-            return
         # As NumPy's iterator goes: the same additions in the same order.
         order = sorted(range(a.ndim), key=lambda k: -abs(a.strides[k]))
         place = dict(zip(kept, out.strides, strict=True))
@@ -238,9 +258,3 @@ def _strides(a: Any, shape: Sequence[int]) -> Sequence[int]:
     if isinstance(a, float):
         return (0,) * len(shape)
     return a.strides if a.shape == shape else np.broadcast_to(a, shape).strides
-
-
-def _binary_types(operation: Any) -> Any:
-    """A sum has two operands, its loop the types of three."""
-    kind, ufunc, chars, *rest = operation
-    return (kind, ufunc, chars + chars[-1], *rest)

@@ -18,6 +18,7 @@ class Costs:
     entry: float  # of an elementwise pass, per entry of the result
     row: float  # of an elementwise pass over rows that lie apart, per row
     matrix: float  # per product of a stack of small ones
+    gram: bool = False  # J diag(w) J^T is one operation, of half the flops
 
 
 @dataclass(frozen=True)

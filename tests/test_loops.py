@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hessarray as ha
-from hessarray.backends import numpy_loops
+from hessarray.backends import numpy_backend, numpy_gemm, numpy_loops
 
 needs_loops = pytest.mark.skipif(not numpy_loops.available(), reason="built without a C compiler")
 
@@ -67,9 +67,9 @@ def evaluate(f, want, *x):
 
 
 def call_by_call(f, want, *x):
-    """The same on a function that has recorded nothing yet, without the compiled part."""
+    """The same on a function that has recorded nothing yet, from the interpreter."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(numpy_loops, "_loops", None)
+        patch.setattr(numpy_backend, "record", lambda *arguments: None)
         found = evaluate(f, want, *x)
     assert not any(recordings(f))
     return found
@@ -528,6 +528,93 @@ def test_many_shapes_do_not_pile_up():
     assert len(recordings(net)) <= 3 * 64
 
 
+# ---- J diag(w) J^T, and products of tall matrices ----------------------------------------------
+
+
+def laid_out(rng, shape, dtype, layout):
+    """Random numbers of this shape with one of several strides."""
+    a = rng.standard_normal(shape).astype(dtype)
+    if layout == "transposed":
+        return np.ascontiguousarray(a.swapaxes(-1, -2)).swapaxes(-1, -2)
+    if layout == "strided":
+        wide = np.zeros((*shape[:-1], 2 * shape[-1] + 1), dtype)
+        wide[..., 1::2] = a
+        return wide[..., 1::2]
+    return a
+
+
+@needs_loops
+@given(
+    n=st.integers(0, 4),
+    d=st.integers(0, 13),
+    width=st.integers(0, 35),
+    dtype=st.sampled_from(["float64", "float32"]),
+    layout=st.sampled_from(["plain", "transposed", "strided"]),
+    constant=st.booleans(),
+)
+def test_gram_is_the_weighted_product(n, d, width, dtype, layout, constant):
+    rng = np.random.default_rng(d)
+    j = laid_out(rng, (d, width) if constant else (n, d, width), dtype, layout)
+    w = laid_out(rng, (n, width), dtype, layout if layout != "transposed" else "plain")
+    found = numpy_loops.specials()["gram"](j, w)
+    assert found.dtype == dtype
+    expected = np.einsum("...ai,...bi,...i->...ab", *(v.astype("float64") for v in (j, j, w)))
+    bound = np.einsum("...ai,...bi,...i->...ab", *(abs(v.astype("float64")) for v in (j, j, w)))
+    assert np.all(abs(found - expected) <= (width + 3) * np.finfo(dtype).eps * bound)
+    np.testing.assert_array_equal(found, found.swapaxes(-1, -2))
+    composed = numpy_loops._composed(numpy_loops._gram)(j, w, out=np.empty_like(found))
+    assert np.all(abs(composed - expected) <= (width + 3) * np.finfo(dtype).eps * bound)
+
+
+@needs_loops
+def test_gram_keeps_what_is_no_number():
+    j = np.ones((2, 5, 9))
+    j[1, 2, 3] = np.nan
+    found = numpy_loops.specials()["gram"](j, np.ones((2, 9)))
+    assert np.isnan(found[1]).sum() == 9  # row and column 2
+    np.testing.assert_array_equal(found[0], np.full((5, 5), 9.0))
+
+
+@needs_loops
+@pytest.mark.parametrize("act", ["tanh", "softplus", "silu"])
+def test_sites_of_one_output_are_grams_and_exactly_symmetric(act):
+    net = ha.Network(ha.Dense(9, 64, act=act), ha.Dense(64, 40, act=act), ha.Dense(40, 1), seed=0)
+    plan = net.plan(500)
+    assert any(s.op == "gram" for s in plan.program.steps)
+    x = samples(500, 9, "float64")
+    h = net.hessian(x)[..., 0]
+    np.testing.assert_array_equal(h, h.swapaxes(1, 2))
+    whole = net.hessian(x, forward_mode=True)[..., 0]  # carried forward: no gram
+    np.testing.assert_allclose(h, whole, rtol=0, atol=1e-13 * abs(whole).max())
+
+
+@given(
+    m=st.sampled_from([1, 60, 61, 62, 1000, 1221]),
+    k=st.sampled_from([1, 64, 128, 300]),
+    p=st.sampled_from([3, 128, 256]),
+    order=st.sampled_from("CF"),
+)
+def test_pieces_of_a_product_are_the_product(m, k, p, order):
+    rng = np.random.default_rng(m)
+    a, b = (np.asarray(rng.standard_normal(s), order=order) for s in ((m, k), (k, p)))
+    out = np.full((m, p), np.nan, order=order)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numpy_gemm, "_unpacked", lambda: True)
+        parts = list(numpy_gemm.pieces(a, b, out))
+        numpy_gemm.matmul(a, b, out)
+    assert len(parts) <= 2
+    rows = [x.shape[-2] for x, _, _ in parts]
+    assert all(r * k * p <= 10**6 for r in rows) or k * p > 1 << 15
+    assert sum(math.prod(z.shape) for _, _, z in parts) == m * p
+    np.testing.assert_allclose(out, a @ b, rtol=0, atol=1e-12 * k)
+
+
+def test_a_product_is_whole_on_other_processors(monkeypatch):
+    monkeypatch.setattr(numpy_gemm, "_unpacked", lambda: False)
+    a = np.ones((1000, 128))
+    assert [x.shape for x, _, _ in numpy_gemm.pieces(a, a[:128], a)] == [(1000, 128)]
+
+
 # ---- the compiled part itself ------------------------------------------------------------------
 
 
@@ -544,8 +631,7 @@ MATRIX = {
     "kind": 1, "ufunc": np.matmul, "shape": (), "strides": ((), (), ()), "core": (2, 2, 2),
     "core_strides": (16, 8) * 3,
 }  # fmt: skip
-SUM = {"kind": 2, "bases": (0, 0), "offsets": (0, 0), "shape": (), "strides": ((), ())}
-COPY = {"kind": 3, "ufunc": None, "types": "?dd", "core": (8,), "strides": ((1,), (8,), (8,))}
+COPY = {"kind": 2, "ufunc": None, "types": "?dd", "core": (8,), "strides": ((1,), (8,), (8,))}
 
 
 def program(*operations, bases=1):
@@ -557,7 +643,8 @@ def test_what_a_program_does():
     a = np.arange(4.0)
     program(operation()).run((a,))
     np.testing.assert_array_equal(a, 2.0 * np.arange(4.0))
-    program(operation(**SUM, core=(4, 8))).run((a,))  # adds to the first entry
+    sums = {"strides": ((0,), (8,), (0,))}
+    program(operation(**sums)).run((a,))  # adds to the first entry
     np.testing.assert_array_equal(a, [12.0, 2.0, 4.0, 6.0])
     program(operation(**MATRIX | {"bases": (0, 0, 1)}), bases=2).run((a,), (b := np.zeros(4),))
     np.testing.assert_array_equal(b.reshape(2, 2), a.reshape(2, 2) @ a.reshape(2, 2))
@@ -572,7 +659,7 @@ def test_what_a_program_does():
     "changes",
     [
         {"kind": -1},
-        {"kind": 4},
+        {"kind": 3},
         {"ufunc": None},
         {"ufunc": len},
         {"ufunc": np.matmul},
@@ -609,10 +696,9 @@ def test_what_a_program_does():
         MATRIX | {"core_strides": (16, 8)},
         MATRIX | {"ufunc": np.add},
         MATRIX | {"bases": (0, 0), "offsets": (0, 0), "strides": ((), ())},
-        SUM | {"core": ()},
-        SUM | {"core": (0, 8)},
-        SUM | {"core": (4, 8), "ufunc": np.tanh},
-        SUM | {"core": (4, 8), "bases": (0,), "offsets": (0,), "strides": ((),)},
+        MATRIX | {"core": (2, 2)},
+        MATRIX | {"core_strides": (16, 8) * 2},
+        MATRIX | {"core_strides": (-16, 8, 16, 8, 16, 8)},
         COPY | {"core": (0,)},
         COPY | {"core": (64,)},
         COPY | {"types": "ddd"},

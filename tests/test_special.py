@@ -129,7 +129,7 @@ def test_accuracy_of_the_function_of_numpy_programs(name, truth, bound, dtype):
     mp.dps = 40
     x = _points(dtype)[::5]
     out = np.empty_like(x)
-    function = numpy_loops.special(name)
+    function = numpy_loops.specials()[name]
     with np.errstate(under="ignore"):
         assert function(x, out=out) is out
         np.testing.assert_array_equal(out, function(x))
@@ -140,7 +140,7 @@ def test_accuracy_of_the_function_of_numpy_programs(name, truth, bound, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
 def test_special_values_of_the_functions_of_numpy_programs(dtype):
     x = np.asarray([np.inf, -np.inf, 0.0, -0.0, np.nan], dtype=dtype)
-    e, c = (numpy_loops.special(name)(x) for name in ("erf", "erfc"))
+    e, c = (numpy_loops.specials()[name](x) for name in ("erf", "erfc"))
     np.testing.assert_array_equal(e, np.asarray([1.0, -1.0, 0.0, -0.0, np.nan], dtype=dtype))
     np.testing.assert_array_equal(np.signbit(e[:4]), [False, True, False, True])
     np.testing.assert_array_equal(c, np.asarray([0.0, 2.0, 1.0, 1.0, np.nan], dtype=dtype))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 
 from hessarray.backends.protocol import Costs
 from hessarray.graph.node import Einsum, Node
 from hessarray.plan.emit import Emitter
-from hessarray.plan.paths import BATCH, contraction_path
+from hessarray.plan.paths import BATCH, MOST_FOLDED, contraction_path
 from hessarray.plan.step import Value
+from hessarray.plan.symmetry import gram_pays
 
 __all__ = ["Contractor"]
 
@@ -34,7 +36,46 @@ class Contractor(Emitter):
         values = [self._squeezed(v) for v in arguments]
         output = "".join(c for c in op.output if c not in one)
         self.entries = node.size
-        self._apply_scalars(terms, values, op.scale)
+        found = self._gram(terms, values, output, op.scale, sizes)
+        if found is None:
+            found = self._along_path(terms, values, output, op.scale, sizes)
+        return self._unsqueezed(found, node.shape)
+
+    def _gram(
+        self,
+        terms: list[str],
+        values: list[Value],
+        output: str,
+        scale: float,
+        sizes: dict[str, int],
+    ) -> Value | None:
+        """J diag(w) J^T as one operation, where the terms say that and it pays; else None."""
+        twice = _twice(terms, values, output) if self.costs.gram else None
+        if twice is None:
+            return None
+        j, own, axes, rest = twice
+        a, width = sizes[output[0]], self._count(axes, sizes)
+        folded = not j.rows and a * a * width <= MOST_FOLDED
+        if folded or not gram_pays(a, width, self.costs):
+            return None
+        w = self._along_path(
+            [terms[k] for k in rest], [values[k] for k in rest], axes, scale, sizes
+        )
+        j = self.permute(
+            j, [own.index(c) for c in own if c in output] + [own.index(c) for c in axes]
+        )
+        j = self.reshape(j, j.rows, (a, width))
+        return self.emit("gram", [j, self.reshape(self.samples_first(w), 1, (width,))], 1, (a, a))
+
+    def _along_path(
+        self,
+        terms: list[str],
+        values: list[Value],
+        output: str,
+        scale: float,
+        sizes: dict[str, int],
+    ) -> Value:
+        self._apply_scalars(terms, values, scale)
         indexed = tuple((BATCH if v.rows else "") + t for t, v in zip(terms, values, strict=True))
         batched = BATCH if any(v.rows for v in values) else ""
         lengths = tuple(sorted((*((c, s) for c, s in sizes.items() if s != 1), (BATCH, self.n))))
@@ -51,8 +92,7 @@ class Contractor(Emitter):
                 work.append(self._pair(picked[0], picked[1], rest, output))
         term, v = self._reduced(*work[0], output)
         lead = v.lead if term[: v.lead] == output[: v.lead] else 0
-        v = self.permute(v, [term.index(c) for c in output], lead)
-        return self._unsqueezed(v, node.shape)
+        return self.permute(v, [term.index(c) for c in output], lead)
 
     def _squeezed(self, v: Value) -> Value:
         """v without axes of length one."""
@@ -242,3 +282,28 @@ class Contractor(Emitter):
     @staticmethod
     def _count(letters: Sequence[str], sizes: dict[str, int]) -> int:
         return math.prod(sizes[c] for c in letters)
+
+
+def _twice(
+    terms: Sequence[str], values: Sequence[Value], output: str
+) -> tuple[Value, str, str, list[int]] | None:
+    """J, its term and summed axes, and the positions of the factors of w in J diag(w) J^T."""
+    for p, q in combinations(range(len(values)), 2):
+        own, axes = terms[p], "".join(c for c in terms[p] if c not in output)
+        rest = [k for k in range(len(terms)) if k not in (p, q)]
+        if (
+            values[p] is values[q]
+            and len(output) == 2
+            and {own, terms[q]} == {_renamed(own, output, c) for c in output}
+            and len(own) == len(axes) + 1 == len(set(own))
+            and axes
+            and set("".join(terms[k] for k in rest)) == set(axes)
+            and any(values[k].rows for k in rest)
+        ):
+            return values[p], own, axes, rest
+    return None
+
+
+def _renamed(term: str, old: str, new: str) -> str:
+    """``term`` with the letters of ``old`` as ``new``."""
+    return "".join(new if c in old else c for c in term)

@@ -7,14 +7,14 @@ from functools import lru_cache
 
 import opt_einsum
 
-__all__ = ["contraction_path"]
+__all__ = ["MOST_FOLDED", "contraction_path"]
 
 BATCH = "."  # the batch axis as an index; no einsum letter
 
 
 # Entries of an operand without batch axis that still pays: a longer one is fetched from memory for
 # every chunk of samples, which costs more than multiplying its factors one after the other.
-_MOST_FOLDED = 1 << 16
+MOST_FOLDED = 1 << 16
 
 
 @lru_cache(maxsize=4096)
@@ -29,7 +29,7 @@ def contraction_path(
     if len(terms) <= 2:
         return (tuple(range(len(terms))),)
     path = _searched(terms, output, sizes)
-    if _largest_folded(path, terms, output, dict(sizes)) > _MOST_FOLDED:
+    if _largest_folded(path, terms, output, dict(sizes)) > MOST_FOLDED:
         # As if everything carried the batch axis: then folding saves nothing.
         path = _searched(tuple(t if BATCH in t else BATCH + t for t in terms), output, sizes)
     return path

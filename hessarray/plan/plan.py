@@ -25,18 +25,16 @@ from hessarray.plan.source import (
     shape_text,
 )
 from hessarray.plan.step import VIEWS, Program, Step
-from hessarray.plan.symmetry import choose
+from hessarray.plan.symmetry import choose, gram_seconds
 from hessarray.plan.want import Want
 
 __all__ = ["Plan", "make_plan"]
 
 
 _SYMMETRY = {
-    (): "not used",
-    ("pairs",): "packed pairs a <= b",
-    ("halves",): "block halves, the lower one transposed",
-    ("pairs", "halves"): "packed pairs, block halves",
-    ("halves", "pairs"): "block halves, packed pairs",
+    "gram": "J diag(w) J^T in one",
+    "halves": "block halves, the lower one transposed",
+    "pairs": "packed pairs a <= b",
 }
 
 
@@ -125,7 +123,7 @@ class Plan:
             f"plan for {wanted}; n = {self.n}",
             f"  curvature sites  {self.sites}",
             f"  bracket          {self.mode}",
-            f"  symmetry         {_SYMMETRY[self.symmetry]}",
+            f"  symmetry         {self._symmetries()}",
             f"  stacked          {self.stacked} joints, {len(self.layout.homes)} parts in place",
             f"  folded           {len(self.program.at(0))} steps without batch axis",
             f"  steps            {len(self.program.at(0)) + len(self.program.at(1))} once, "
@@ -142,6 +140,10 @@ class Plan:
             )
         lines += [f"  path             {p}" for p in self.program.paths]
         return "\n".join(lines)
+
+    def _symmetries(self) -> str:
+        used = {*self.symmetry, *(s.op for s in self.program.at(2) if s.op == "gram")}
+        return ", ".join(text for kind, text in _SYMMETRY.items() if kind in used) or "not used"
 
     def __repr__(self) -> str:
         wanted = ", ".join(self.want.names())
@@ -160,6 +162,8 @@ def _seconds(s: Step, n: int, costs: Costs) -> float:
     if s.op == "matmul":
         stacked = 0 if s.out.ndim == 2 else n * math.prod(s.out.shape[:-2])
         return costs.call + stacked * costs.matrix + n * s.flops * costs.flop
+    if s.op == "gram":
+        return costs.call + n * gram_seconds(*s.args[0].shape, costs)  # type: ignore[union-attr]
     if s.op in VIEWS or not s.args:
         return 0.0
     return costs.call + n * s.flops * costs.entry

@@ -66,6 +66,9 @@ def expression(s: Step) -> str:
             return f"xp.concat([{', '.join(args)}], axis={at['axis']})"
         case "copy":
             return args[0]
+        case "gram":
+            j, w = args
+            return f"({j} * {w}[:, None, :]) @ xp.matrix_transpose({j})"
         case "square":
             return f"{args[0]} * {args[0]}"
         case "reciprocal":

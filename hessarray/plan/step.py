@@ -124,6 +124,9 @@ class Step:
             left = self.args[0]
             assert isinstance(left, Value)
             return 2 * self.out.size * left.shape[-1]
+        if self.op == "gram":
+            a, width = self.args[0].shape  # type: ignore[union-attr]
+            return a * (a + 3) * width
         return max(a.size for a in (self.out, *self.args) if isinstance(a, Value))
 
 
