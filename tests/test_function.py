@@ -735,3 +735,12 @@ def test_layers_of_your_own():
     x = normal(58, 4, 3)
     for a, b in zip(net.value_gradient_hessian(x), jax_truth(fn, x), strict=True):
         assert_close(a, b, 1e-12, "own layer", "jax float64")
+
+
+def test_concatenated_conditions_stay_conditions():
+    f = ha.Function(
+        lambda x: np.where(np.concatenate([x[:1] > 0.0, x[1:] < 0.0]), x * x, -x), in_shape=(3,)
+    )
+    x = np.asarray([[1.0, 2.0, -3.0], [-1.0, -2.0, 3.0]])
+    for _ in range(3):  # call by call, then recorded
+        np.testing.assert_array_equal(f.value(x), [[1.0, -2.0, 9.0], [1.0, 4.0, -3.0]])

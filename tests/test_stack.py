@@ -141,6 +141,24 @@ def test_equal_functions_of_several_parts_become_one_call(monkeypatch):
     assert sum(s.op == "tanh" for s in plan.program.steps) == 1
 
 
+def test_one_sample_reads_large_matrices_once_on_the_way_forward(monkeypatch):
+    def products(net):
+        return sum(s.op == "matmul" for s in net.plan(1, "hessian").program.at(2))
+
+    wide = ha.fully_connected([3, 300, 300, 300, 2], act="tanh", seed=0)
+    x = np.random.default_rng(0).standard_normal((1, 3))
+    h, count = wide.hessian(x), products(wide)
+    unstacked(monkeypatch)
+    plain = ha.fully_connected([3, 300, 300, 300, 2], act="tanh", seed=0)
+    assert count < products(plain)
+    np.testing.assert_allclose(h, plain.hessian(x), rtol=0, atol=1e-14 * abs(h).max())
+    monkeypatch.undo()  # the value's row and three of the Jacobian; many samples go apart
+    rows = [{s.args[0].rows for s in wide.plan(n, "hessian").program.at(2)[1:] if s.op == "matmul"}
+            for n in (1, 10**5)]  # fmt: skip
+    assert 4 in rows[0]
+    assert 4 not in rows[1]
+
+
 # ---- the same results --------------------------------------------------------------------------
 
 

@@ -618,7 +618,9 @@ def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Any:
     if not any(isinstance(a, TracedArray) for a in arrays):
         return np.concatenate(arrays, axis=axis)
     builder = _builder(*arrays)
-    nodes = [_real(_wrap(_node(a, builder), builder)) for a in arrays]
+    nodes = [_node(a, builder) for a in arrays]
+    if not all(n.truth for n in nodes):
+        nodes = [_real(_wrap(n, builder)) for n in nodes]
     if axis is None:
         nodes = [builder.reshape(n, (n.size,)) for n in nodes]
         axis = 0

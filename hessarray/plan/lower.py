@@ -212,8 +212,8 @@ def _concat(low: _Lowering, node: Node, op: Concat) -> Value:
 
 def _joined(low: _Lowering, parts: list[Value], axis: int, shape: tuple[int, ...]) -> Value:
     rows = max(p.rows for p in parts)
-    leads = {p.lead for p in parts if p.rows}
-    lead = leads.pop() if len(leads) == 1 else 0
+    # The batch axis stands where the largest part has it: across axes of length one it moves free.
+    lead = max((p for p in parts if p.rows), key=lambda p: p.size, default=parts[0]).lead
     if rows:  # concat does not broadcast: operands without batch axis are repeated along it
         parts = [low.batched(p, lead) for p in parts]
     place = axis + (rows > 0 and axis >= lead)

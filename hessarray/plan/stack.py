@@ -1,12 +1,13 @@
 """Does once what all layers do alike: the stacking of equal operations.
 
-Three rewritings of a graph, each where calls cost more than arithmetic (few samples, narrow
+Four rewritings of a graph, each where calls cost more than arithmetic (few samples, narrow
 layers); the backend's costs decide, one by one:
 
 - A sum of contractions that differ in their operands only, the sum over curvature sites above all,
   becomes one contraction over operands that lie side by side.
 - Sums and products with matrices merge: ``(a + h b) @ K`` is ``[a, b] @ [K; h K]``, and so is
   ``a @ K + b @ L``. The matrices are joined once, when the plan is bound.
+- Products with the same matrix become one with all their rows: the matrix is read once.
 - Equal elementwise operations that do not wait for one another become one over their arguments
   side by side; whoever needs one of the results takes its slice.
 
@@ -35,6 +36,8 @@ from hessarray.graph.node import (
 )
 
 __all__ = ["stack"]
+
+_CACHED = 1 << 16  # entries of a matrix that stays near a core between two products
 
 
 def stack(builder: Builder, outputs: list[Node], n: int, costs: Costs) -> list[Node]:
@@ -236,6 +239,9 @@ def _key(node: Node) -> Hashable | None:
     op = node.op
     if node.level != SAMPLE or not node.shape or not node.args:
         return None
+    product = _matrix_product(node)
+    if product is not None:
+        return "rows", id(node.args[1 - product[0]]), product
     if isinstance(op, (Elementwise, Add, Select, Test)):
         return op, node.truth, node.shape[:-1]
     if isinstance(op, Einsum) and op.output:
@@ -280,8 +286,9 @@ class _Groups:
             if key is not None:
                 kinds[key].append(i)
         many = [k for k in kinds.values() if len(k) > 1]
-        # Functions first: they cost most, and the factors of products come from them.
-        many.sort(key=lambda k: not isinstance(self.order[k[0]].op, (Elementwise, Test)))
+        # What saves most first: products with large matrices; then functions, from which the
+        # factors of other products come.
+        many.sort(key=lambda k: (-self._read(self.order[k[0]]), not self._function(k[0])))
         groups = []
         for kind in many:
             for group in self._independent(kind):
@@ -314,6 +321,9 @@ class _Groups:
 
     def _pays(self, group: list[int]) -> bool:
         nodes = [self.order[i] for i in group]
+        product = _matrix_product(nodes[0])
+        if product is not None:
+            return self._rows_pay(nodes, product[0])
         copies = 0
         for column in zip(*(node.args for node in nodes), strict=True):
             if any(id(a) not in self.grouped for a in column):
@@ -322,6 +332,25 @@ class _Groups:
         rows = self.n * sum(math.prod(node.shape[:-1]) for node in nodes)
         apart = 4 * rows * self.costs.row
         return copies * self.costs.call + apart < (len(group) - 1) * self.costs.call
+
+    def _function(self, i: int) -> bool:
+        return isinstance(self.order[i].op, (Elementwise, Test))
+
+    def _read(self, node: Node) -> float:
+        """Seconds to read the matrix of a product, where they are many calls' worth."""
+        product = _matrix_product(node)
+        if product is None:
+            return 0.0
+        matrix, c = node.args[1 - product[0]], self.costs
+        seconds = matrix.size * (c.entry if matrix.size > _CACHED else c.entry / 4)
+        return seconds if seconds > 2 * c.call else 0.0
+
+    def _rows_pay(self, nodes: list[Node], row: int) -> bool:
+        """Reading the matrix once saves more than copying all rows but the most costs."""
+        c = self.costs
+        rows = sorted(node.args[row].size for node in nodes)
+        saved = (len(nodes) - 1) * (c.call + self._read(nodes[0]))
+        return sum(self.n * r * c.entry + c.call for r in rows[:-1]) < saved
 
     def _merge(self, group: list[int]) -> None:
         first = group[0]
@@ -353,6 +382,10 @@ def _ordered(outputs: list[Node], member: dict[int, list[Node]]) -> list[Node]:
 
 def _stacked(builder: Builder, group: list[Node], new: dict[int, Node]) -> None:
     first, axis = group[0], len(group[0].shape) - 1
+    product = _matrix_product(first)
+    if product is not None:
+        _rows_together(builder, group, product, new)
+        return
     columns = [
         [new[id(a)] for a in column] for column in zip(*(m.args for m in group), strict=True)
     ]
@@ -366,6 +399,40 @@ def _stacked(builder: Builder, group: list[Node], new: dict[int, Node]) -> None:
         stop = start + group[k].shape[-1]
         new[id(group[k])] = builder.slice(whole, axis, start, stop)
         start = stop
+
+
+def _rows_together(
+    builder: Builder, group: list[Node], product: tuple[int, int], new: dict[int, Node]
+) -> None:
+    """One product of all rows with their matrix; each result is a slice of it."""
+    row, axis = product
+    matrix = new[id(group[0].args[1 - row])]
+    parts = [new[id(node.args[row])] for node in group]
+    flat = [builder.reshape(p, (-(-p.size // p.shape[-1]), p.shape[-1])) for p in parts]
+    rows = builder.concat(flat, 0)
+    width = matrix.shape[1 - axis]
+    op = Einsum(("ab", "bc" if axis == 0 else "cb"), "ac")
+    whole = builder.make(op, (rows, matrix), (rows.shape[0], width))
+    start = 0
+    for node, part in zip(group, flat, strict=True):
+        stop = start + part.shape[0]
+        new[id(node)] = builder.reshape(builder.slice(whole, 0, start, stop), node.shape)
+        start = stop
+
+
+def _matrix_product(node: Node) -> tuple[int, int] | None:
+    """(row, axis) of rows times a matrix whose ``axis`` is summed, unscaled and in that order."""
+    op = node.op
+    if not isinstance(op, Einsum) or op.scale != 1.0:
+        return None
+    split = _matrix(op, node.args)
+    if split is None:
+        return None
+    row, matrix, axis = split
+    term, other = op.inputs[row], op.inputs[matrix]
+    if len(other) != 2 or 0 in (*node.shape, *node.args[row].shape):
+        return None
+    return (row, axis) if op.output == term[:-1] + other[1 - axis] else None
 
 
 def _offset(columns: list[list[Node]]) -> Callable[[int], int]:
