@@ -145,4 +145,7 @@ def _in_place(s: Any, literal: Callable[[Any], str]) -> str:
             return f"take({args[0]}, {args[1]}, axis={at['axis']}, out={out}, mode='clip')"
         case "copy":
             return f"copyto({out}, {args[0]})"
+        case "gram" if len(s.out.shape) > 2:
+            j = f"{args[0]}[:, None]" if s.args[0].rows else args[0]
+            return f"gram({j}, {args[1]}, out={out}.transpose(0, 3, 1, 2))"
     return f"{_UFUNCS.get(s.op, s.op)}({', '.join(args)}, out={out})"

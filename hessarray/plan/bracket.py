@@ -179,8 +179,8 @@ class _Chain:
             return weigh + flops + add + c.call
         if tie == 2:
             spread = min(m * a * w, a * a * w + a * a * m) * c.entry
-            if m == 1 and gram_pays(a, w, c):
-                return weigh + n * gram_seconds(a, w, c) + add + c.call * 2
+            if gram_pays(a, m, w, c):
+                return weigh + n * gram_seconds(a, m, w, c) + add + c.call * 2
             return weigh + n * (spread + c.matrix) + _SMALL * flops + add + c.call * 3
         return weigh + n * a * w * 2 * c.entry + flops + add + c.call * 3
 

@@ -53,19 +53,21 @@ class Contractor(Emitter):
         twice = _twice(terms, values, output) if self.costs.gram else None
         if twice is None:
             return None
-        j, own, axes, rest = twice
-        a, width = sizes[output[0]], self._count(axes, sizes)
+        j, own, axes, ends, rest = twice
+        outer = "".join(c for c in output if c not in ends)
+        a, m, width = (self._count(letters, sizes) for letters in (ends[0], outer, axes))
         folded = not j.rows and a * a * width <= MOST_FOLDED
-        if folded or not gram_pays(a, width, self.costs):
+        if folded or not gram_pays(a, m, width, self.costs):
             return None
         w = self._along_path(
-            [terms[k] for k in rest], [values[k] for k in rest], axes, scale, sizes
+            [terms[k] for k in rest], [values[k] for k in rest], outer + axes, scale, sizes
         )
-        j = self.permute(
-            j, [own.index(c) for c in own if c in output] + [own.index(c) for c in axes]
-        )
+        w = self.reshape(self.samples_first(w), 1, (m, width) if outer else (width,))
+        j = self.permute(j, [own.index(c) for c in own if c in ends] + [own.index(c) for c in axes])
         j = self.reshape(j, j.rows, (a, width))
-        return self.emit("gram", [j, self.reshape(self.samples_first(w), 1, (width,))], 1, (a, a))
+        found = self.emit("gram", [j, w], 1, (a, a, m) if outer else (a, a))
+        found = self.reshape(found, 1, (a, a, *(sizes[c] for c in outer)))
+        return self.permute(found, [(ends + outer).index(c) for c in output])
 
     def _along_path(
         self,
@@ -286,24 +288,24 @@ class Contractor(Emitter):
 
 def _twice(
     terms: Sequence[str], values: Sequence[Value], output: str
-) -> tuple[Value, str, str, list[int]] | None:
-    """J, its term and summed axes, and the positions of the factors of w in J diag(w) J^T."""
+) -> tuple[Value, str, str, str, list[int]] | None:
+    """J, its term, summed axes and both ends in the result, and where the factors of w stand."""
     for p, q in combinations(range(len(values)), 2):
-        own, axes = terms[p], "".join(c for c in terms[p] if c not in output)
+        own, other = terms[p], terms[q]
+        ends = "".join(c for c in own + other if own.count(c) + other.count(c) == 1)
+        axes = "".join(c for c in own if c not in ends)
         rest = [k for k in range(len(terms)) if k not in (p, q)]
+        weights = set("".join(terms[k] for k in rest))
         if (
             values[p] is values[q]
-            and len(output) == 2
-            and {own, terms[q]} == {_renamed(own, output, c) for c in output}
-            and len(own) == len(axes) + 1 == len(set(own))
+            and len(ends) == 2
+            and own.replace(ends[0], ends[1]) == other
+            and len(own) == len(set(own))
             and axes
-            and set("".join(terms[k] for k in rest)) == set(axes)
+            and set(ends) <= set(output)
+            and weights == {*axes, *output} - {*ends}
+            and not set(axes) & set(output)
             and any(values[k].rows for k in rest)
         ):
-            return values[p], own, axes, rest
+            return values[p], own, axes, ends, rest
     return None
-
-
-def _renamed(term: str, old: str, new: str) -> str:
-    """``term`` with the letters of ``old`` as ``new``."""
-    return "".join(new if c in old else c for c in term)

@@ -163,7 +163,8 @@ def _seconds(s: Step, n: int, costs: Costs) -> float:
         stacked = 0 if s.out.ndim == 2 else n * math.prod(s.out.shape[:-2])
         return costs.call + stacked * costs.matrix + n * s.flops * costs.flop
     if s.op == "gram":
-        return costs.call + n * gram_seconds(*s.args[0].shape, costs)  # type: ignore[union-attr]
+        (a, width), m = s.args[0].shape, math.prod(s.out.shape[2:])  # type: ignore[union-attr]
+        return costs.call + n * gram_seconds(a, m, width, costs)
     if s.op in VIEWS or not s.args:
         return 0.0
     return costs.call + n * s.flops * costs.entry

@@ -67,8 +67,10 @@ def expression(s: Step) -> str:
         case "copy":
             return args[0]
         case "gram":
-            j, w = args
-            return f"({j} * {w}[:, None, :]) @ xp.matrix_transpose({j})"
+            (j, w), many = args, len(s.out.shape) > 2
+            j = f"{j}[:, None, ...]" if many and s.args[0].rows else j  # type: ignore[union-attr]
+            product = f"({j} * {w}[..., None, :]) @ xp.matrix_transpose({j})"
+            return f"xp.permute_dims({product}, (0, 2, 3, 1))" if many else product
         case "square":
             return f"{args[0]} * {args[0]}"
         case "reciprocal":

@@ -34,6 +34,7 @@ from hessarray.graph.node import (
     Test,
     topological,
 )
+from hessarray.plan.symmetry import gram_seconds
 
 __all__ = ["stack"]
 
@@ -168,7 +169,7 @@ class _Joining:
             entries = sum(max((a.size for a in node.args), default=0) for _, node in found)
             rows = sum(math.prod(a.shape[:-1]) for _, node in found for a in node.args)
             lost = self.n * (entries * self.costs.entry / 2 + rows * self.costs.row)
-            saved = (len(found) - 1) * (4 * self.costs.call + self.n * self.costs.matrix)
+            saved = (len(found) - 1) * (4 * self.costs.call + self.n * self._overhead(first))
             distinct = len(found) > 1 and found[0][1] is not found[1][1]
             if distinct and lost < saved:
                 joined = [self.b.concat(parts, len(parts[0].shape) - 1) for parts in columns]
@@ -176,6 +177,13 @@ class _Joining:
             else:
                 result += found
         return result
+
+    def _overhead(self, node: Node) -> float:
+        """Seconds of a contraction for one sample besides its multiply-adds."""
+        directions = node.shape[:2]
+        if not self.costs.gram or len(directions) < 2 or directions[0] != directions[1]:
+            return self.costs.matrix
+        return gram_seconds(directions[0], math.prod(node.shape[2:]), 0, self.costs)
 
 
 def _nested(builder: Builder, parts: Sequence[Node]) -> Node:

@@ -1,6 +1,6 @@
 """The Hessian is symmetric: only a <= b is computed, where that pays.
 
-- *gram*: J diag(w) J^T as one operation, where the backend has one; for one output.
+- *gram*: J diag(w) J^T as one operation, where the backend has one.
 - *pairs*: J_a J_b for a <= b, packed along one axis of d (d + 1) / 2. It halves both the products
   and the contraction with G; for few directions and many outputs.
 - *halves*: the directions in two halves; the block below the diagonal is the transpose of the one
@@ -22,17 +22,21 @@ _HALVES = 64  # directions from which smaller products are still large ones
 Factors = list[tuple[str, Node]]  # the direction axis in front of each factor, and the factor
 
 
-def gram_seconds(a: int, width: int, costs: Costs) -> float:
-    """J diag(w) J^T of one sample along a directions as one operation, in tiles of four by four."""
-    tiles = a * (a + 4) / 32
-    flops = a * (a + 4) * width * costs.flop
-    return costs.matrix / 2 + tiles * 1.5 * costs.row + flops + a * (a + width) * costs.entry / 3
+def gram_seconds(a: int, m: int, width: int, costs: Costs) -> float:
+    """J diag(w) J^T of one sample for m vectors w, in tiles of four by four directions."""
+    across, entries = -(-a // 4), a * a
+    tiles = across * (across + 1) / 2
+    spread = 2.0 if m > 1 else 1 / 3  # results of several w alternate in memory
+    each = tiles * 1.5 * costs.row + entries * spread * costs.entry
+    each += 1.3 * tiles * 32 * width * costs.flop
+    return m * each + costs.matrix / 2 + a * width * costs.entry / 3
 
 
-def gram_pays(a: int, width: int, costs: Costs) -> bool:
+def gram_pays(a: int, m: int, width: int, costs: Costs) -> bool:
     """Whether that takes less than weighing J and multiplying it with its transpose."""
-    product = a * width * costs.entry + costs.matrix + 4 * a * a * width * costs.flop
-    return costs.gram and a > 1 and gram_seconds(a, width, costs) < product
+    spread = min(m * a * width, a * a * width) * costs.entry
+    product = spread + costs.matrix + 4 * a * a * m * width * costs.flop
+    return costs.gram and a > 1 and gram_seconds(a, m, width, costs) < product
 
 
 def choose(a: int, m: int, width: int, sites: int, n: int, costs: Costs) -> str:
@@ -43,8 +47,11 @@ def choose(a: int, m: int, width: int, sites: int, n: int, costs: Costs) -> str:
     spread = min(m * a * width, a * a * width) * costs.entry
     once = costs.call / n  # a call, per sample
     full = sites * (flops + spread + min(m * a, a * a) * costs.row + 3 * once)
-    if m == 1 and gram_pays(a, width, costs):
-        full = sites * (gram_seconds(a, width, costs) + once)
+    if costs.gram:
+        apart = sites * gram_seconds(a, m, width, costs)
+        joined = gram_seconds(a, m, sites * width, costs) + sites * a * costs.row
+        gram = min(apart, joined) + sites * once
+        full = min(full, gram) if m > 1 else gram if gram_pays(a, m, width, costs) else full
     packed = a * (a + 1) / 2
     pairs = sites * (flops / 2 + packed * width * costs.entry + a * (once + costs.row))
     pairs += a * a * m * costs.entry + a * a * (once + costs.row)  # unpacked at the end
