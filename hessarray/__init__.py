@@ -15,6 +15,7 @@ from hessarray.errors import (
     TraceError,
     UnknownActivationError,
 )
+from hessarray.export import export
 from hessarray.function import Derivatives, Function
 from hessarray.layers import (
     Dense,
@@ -26,6 +27,18 @@ from hessarray.layers import (
 )
 from hessarray.load import from_torch, load, save
 from hessarray.networks import Network, fully_connected, icnn, resnet
+from hessarray.surrogates import (
+    Clip,
+    Decode,
+    Encode,
+    Ensemble,
+    GaussianProcess,
+    Mean,
+    Mirror,
+    Polynomial,
+    Scale,
+    Softmax,
+)
 
 if TYPE_CHECKING:  # loaded when asked for, below
     from hessarray.check import (
@@ -40,22 +53,32 @@ if TYPE_CHECKING:  # loaded when asked for, below
 __all__ = [
     "ACTIVATIONS",
     "BackendError",
+    "Clip",
     "DTypeError",
+    "Decode",
     "Dense",
     "Derivatives",
+    "Encode",
+    "Ensemble",
     "Function",
+    "GaussianProcess",
     "HessarrayError",
     "InputConvex",
     "InputConvexQuadratic",
     "Layer",
     "LoadError",
+    "Mean",
     "MemoryLimitError",
+    "Mirror",
     "Network",
     "OptionError",
     "ParameterError",
+    "Polynomial",
     "Quadratic",
     "Residual",
+    "Scale",
     "ShapeError",
+    "Softmax",
     "TraceError",
     "UnknownActivationError",
     "activation",
@@ -64,6 +87,7 @@ __all__ = [
     "check_finite_differences",
     "check_laplacian",
     "check_parameters",
+    "export",
     "from_torch",
     "fully_connected",
     "icnn",

@@ -20,6 +20,7 @@ from hessarray.layers import (
     Residual,
 )
 from hessarray.load.limits import shown
+from hessarray.load.surrogate_layers import SURROGATES, build, describe
 from hessarray.networks import Network
 
 __all__ = ["from_architecture", "to_architecture"]
@@ -70,26 +71,29 @@ def to_architecture(network: Network, prefix: str = "") -> list[dict[str, Any]]:
                 f"{type(network).__name__} computes by code of its own, which a file cannot hold: "
                 "save net.parameters() with numpy.savez instead"
             )
-    found: list[dict[str, Any]] = []
-    for i, layer in enumerate(network.layers):
-        place, name = f"{prefix}{i}", type(layer).__name__
-        if isinstance(layer, Network):
-            found.append({"layer": "Network", "layers": to_architecture(layer, f"{place}.")})
-            continue
-        if _LAYERS.get(name, (None,))[0] is not type(layer):
-            raise LoadError(
-                f"layer {place} ({name}) is no layer of hessarray and cannot be described in a "
-                "file: save net.parameters() with numpy.savez instead"
-            )
-        entry: dict[str, Any] = {"layer": name}
-        values = vars(layer)
-        for k, attribute in _LAYERS[name][1].items():
-            value = values[attribute]  # perhaps a number of NumPy's
-            entry[k] = None if value is None else float(value) if k == "h" else int(value)
-        if name in _ACTIVATED:
-            entry |= {"act": _named(values["act"], place), "bias": values["b"] is not None}
-        found.append(entry)
-    return found
+    return [_entry(layer, f"{prefix}{i}") for i, layer in enumerate(network.layers)]
+
+
+def _entry(layer: Any, place: str) -> dict[str, Any]:
+    """One layer, with the layers in it."""
+    name = type(layer).__name__
+    if isinstance(layer, Network):
+        return {"layer": "Network", "layers": to_architecture(layer, f"{place}.")}
+    if SURROGATES.get(name) is type(layer):
+        return describe(layer, place, _entry)
+    if _LAYERS.get(name, (None,))[0] is not type(layer):
+        raise LoadError(
+            f"layer {place} ({name}) is no layer of hessarray and cannot be described in a "
+            "file: save net.parameters() with numpy.savez instead"
+        )
+    entry: dict[str, Any] = {"layer": name}
+    values = vars(layer)
+    for k, attribute in _LAYERS[name][1].items():
+        value = values[attribute]  # perhaps a number of NumPy's
+        entry[k] = None if value is None else float(value) if k == "h" else int(value)
+    if name in _ACTIVATED:
+        entry |= {"act": _named(values["act"], place), "bias": values["b"] is not None}
+    return entry
 
 
 def _named(act: Any, place: str) -> list[Any]:
@@ -157,10 +161,14 @@ class _Reader:
             if set(given) != {"layers"}:
                 raise LoadError(f"{where} needs exactly layers")
             return self.network(given["layers"], prefix)
+        if kind in SURROGATES:
+            if prefix.count(".") > _MAX_DEPTH:
+                raise LoadError(f"{self.path}: layers are nested more than {_MAX_DEPTH} deep")
+            return build(entry, where, prefix, self.tensor, self.layer)
         if kind not in _LAYERS:
             raise LoadError(
                 f"{self.path}: layer {prefix[:-1]} is {shown(kind)}, "
-                f"supported are {', '.join((*_LAYERS, 'Network'))}"
+                f"supported are {', '.join((*_LAYERS, *SURROGATES, 'Network'))}"
             )
         names = _LAYERS[kind][1]
         expected = {*names, *(("act", "bias") if kind in _ACTIVATED else ())}
