@@ -28,6 +28,7 @@ class Contractor(Emitter):
         self.n, self.costs = n, costs
         self.paths: list[str] = []
         self.entries = 0  # entries of the contraction's result
+        self.returned = False  # is it a result, or a term of one, which has samples in front?
 
     def contract(self, op: Einsum, arguments: Sequence[Value], node: Node) -> Value:
         sizes = op.sizes(node.args)
@@ -164,10 +165,12 @@ class Contractor(Emitter):
         rows = max(a.rows, b.rows)
         return term, self.emit(op, pair, rows, tuple(sizes[c] for c in term), lead=lead)
 
-    @staticmethod
-    def _lead(term: str, x: Operand, y: Operand) -> int:
+    def _lead(self, term: str, x: Operand, y: Operand) -> int:
         """Where the batch axis stands in a product of x and the smaller y."""
         (a, v), (b, w) = x, y
+        both = a[: v.lead] + b[: w.lead]
+        if v.lead and w.lead and {*both} == {*term[: len(both)]} and not self.returned:
+            return len(both)  # an outer product of directions: behind both sets of them
         if v.rows:
             outer = w.rows and any(c not in a for c in b)
             return v.lead if term[: v.lead] == a[: v.lead] and not outer else 0

@@ -45,12 +45,24 @@ def lower(builder: Builder, outputs: dict[str, Node], n: int, costs: Costs) -> P
     nodes = expand(builder, list(outputs.values()))
     nodes = stack(builder, nodes, n, costs)
     nodes = fuse(builder, nodes)
-    lowering = _Lowering(n, costs, builder.hints)
+    lowering = _Lowering(n, costs, builder.hints, _ends(nodes))
     # Second derivatives first: each Jacobian meets its site while in the cache, and dies.
     names = list(outputs)
     found = {k: lowering.result(node) for k, node in reversed([*zip(names, nodes, strict=True)])}
     values = {k: found[k] for k in names}
     return _live(lowering, values)
+
+
+def _ends(outputs: list[Node]) -> set[int]:
+    """The results and the terms of their sums."""
+    found: set[int] = set()
+    todo = list(outputs)
+    while todo:
+        node = todo.pop()
+        found.add(id(node))
+        if isinstance(node.op, (Add, Reshape)):
+            todo += node.args
+    return found
 
 
 def _live(lowering: _Lowering, outputs: dict[str, Value]) -> Program:
@@ -70,9 +82,9 @@ def _live(lowering: _Lowering, outputs: dict[str, Value]) -> Program:
 class _Lowering(Contractor):
     """Every node becomes one value."""
 
-    def __init__(self, n: int, costs: Costs, hints: dict[int, str]) -> None:
+    def __init__(self, n: int, costs: Costs, hints: dict[int, str], ends: set[int]) -> None:
         super().__init__(n, costs)
-        self.hints = hints
+        self.hints, self.ends = hints, ends
         self.values: dict[int, Value] = {}
 
     def finished(self, node: Node) -> Value:
@@ -133,6 +145,7 @@ def _leaf(low: _Lowering, node: Node, op: Any) -> Value:
 
 
 def _contract(low: _Lowering, node: Node, op: Einsum) -> Value:
+    low.returned = id(node) in low.ends
     return low.contract(op, [low.values[id(a)] for a in node.args], node)
 
 
