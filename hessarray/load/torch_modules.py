@@ -1,4 +1,4 @@
-"""Networks from torch modules: hessQuik's, and Sequential ones of Linear and activations."""
+"""Networks from torch modules: hessQuik's, Sequential ones, and what torch.export can trace."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from hessarray.activations import activation
 from hessarray.errors import LoadError
+from hessarray.function import Function
 from hessarray.layers import (
     Dense,
     InputConvex,
@@ -19,25 +20,59 @@ from hessarray.networks import Network
 __all__ = ["from_torch"]
 
 
-def from_torch(module: Any) -> Network:
-    """A network with the weights of a torch module, copied to NumPy.
+def from_torch(module: Any, example_input: Any = None) -> Function:
+    """A network or function with the weights of a torch module, copied to NumPy.
 
-    Supported are the networks, layers and activations of hessQuik and of ``hessarray.hessquik``,
-    and ``torch.nn.Sequential`` (nested ones too) of ``Linear``, ``Identity``, ``Dropout`` (which
-    does nothing here) and the activations of the table. Modules with a ``forward`` of their own or
-    with hooks are refused: what they compute cannot be known.
+    The networks, layers and activations of hessQuik and of ``hessarray.hessquik``, and
+    ``torch.nn.Sequential`` (nested ones too) of ``Linear``, ``Identity``, ``Dropout`` (which does
+    nothing here) and the activations of the table become a ``Network``, with or without an example.
+
+    Any other module needs an example of its input. It is traced by torch.export with one sample
+    and becomes a ``Function``, whose parameters have torch's names; buffers, such as the running
+    statistics of BatchNorm, are constants. Operators: see docs/loading.md.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        In evaluation mode where it has dropout or batch normalisation.
+    example_input : array, or tuple of arrays, optional
+        A batch (n, ...) of each input, n from 1 on; only shapes matter, and that the module can
+        be evaluated there.
+
+    Returns
+    -------
+    Network or Function
 
     Raises
     ------
     LoadError
-        A submodule is not supported; names it and its place.
+        A submodule or operator is not supported, or the module mixes samples; names its place.
 
     Examples
     --------
     >>> import torch, hessarray as ha
     >>> ha.from_torch(torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh()))
     Network(Dense(3, 8))
+    >>> f = ha.from_torch(torch.nn.LayerNorm(3), example_input=torch.zeros(1, 3))
+    >>> f.hessian(torch.ones(2, 3)).shape
+    torch.Size([2, 3, 3, 3])
     """
+    if example_input is None:
+        return _from_layers(module)
+    examples = example_input if isinstance(example_input, (tuple, list)) else (example_input,)
+    if not hasattr(module, "named_modules"):
+        raise LoadError(f"{type(module).__name__} is no torch module")
+    if len(examples) == 1 and len(examples[0].shape) == 2:
+        try:
+            return _from_layers(module)
+        except LoadError:
+            pass  # it is traced instead
+    from hessarray.load.torch_graph import from_torch_graph
+
+    return from_torch_graph(module, tuple(examples))
+
+
+def _from_layers(module: Any) -> Network:
     layers: list[Any] = []
     place = type(module).__name__
     _collect(module, place, layers)
@@ -96,7 +131,7 @@ def _kind(module: Any, place: str) -> str:
             return name
     raise LoadError(
         f"{place}: torch module {type(module).__name__} is not supported, supported are "
-        f"{', '.join(sorted(_KNOWN))}"
+        f"{', '.join(sorted(_KNOWN))}, and with an example_input (n, ...) what torch.export traces"
     )
 
 
