@@ -1,4 +1,4 @@
-"""Networks in files: .npz and .safetensors, with their architecture or as pairs."""
+"""Networks in files: .npz and .safetensors, with their architecture or as pairs; .onnx."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ def load(
     act: Any = None,
     final_act: Any = "identity",
     max_bytes: int = _MAX_BYTES,
-) -> Network:
+) -> Any:
     """The network in a file.
 
     A file that ``save`` wrote holds its architecture. Any other .npz or .safetensors file is read
     as (weight, bias) pairs of dense layers, ordered by the numbers in their names, which must not
     differ otherwise: names that end in ``weight`` hold (out, in) as in torch, other matrices
-    (in, out); ``act`` follows every layer but the last, ``final_act`` the last.
+    (in, out); ``act`` follows every layer but the last, ``final_act`` the last. An .onnx file is
+    read by ``from_onnx``, which also selects inputs and outputs.
 
     Parameters
     ----------
     path : path
-        .npz or .safetensors (needs the extra of that name).
+        .npz, .safetensors or .onnx (the latter two need the extra of that name).
     act, final_act : str or callable, optional
         Activations of a file of pairs; ``act`` is then required.
     max_bytes : int
@@ -66,6 +67,10 @@ def load(
     import warnings
 
     path = Path(path)
+    if path.suffix == ".onnx":
+        from hessarray.load.onnx_model import from_onnx
+
+        return from_onnx(path, max_bytes=max_bytes)
     read, _ = _format(path)
     if not path.is_file():
         raise LoadError(f"{path}: no such file")
