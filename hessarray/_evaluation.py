@@ -21,6 +21,7 @@ from hessarray._arguments import (
     result_arrays,
     same_library,
 )
+from hessarray._kinked import warn_of_kinks
 from hessarray.backends import Backend, backend_of, known_backends, outside_compilers
 from hessarray.backends.protocol import Run, Work
 from hessarray.errors import BackendError, DTypeError, MemoryLimitError, OptionError, ShapeError
@@ -35,6 +36,7 @@ __all__ = ["Evaluation", "derived_nodes"]
 
 Shape = tuple[int, ...]
 _MOST_READY = 64
+_LARGEST_DECADE = 3
 _FEW = 64  # samples for which weights are repeated: a program of its own for them costs more
 _CACHED = ("_bound", "_ready", "_checked", "_collected", "_graph", "_lock", "_plans", "_traced_for")
 
@@ -106,6 +108,7 @@ class Evaluation:
         self._graph: Graph | None = None
         self._traced_for: dict[str, Shape] = {}
         self._checked = -1
+        self._warned = False  # of kinks
         self._plans: dict[Any, Plan] = {}
         self._bound: dict[Any, tuple[tuple[Any, ...], Any]] = {}
         self._ready: dict[Any, _Ready] = {}
@@ -374,9 +377,13 @@ class Evaluation:
 
         graph = self.graph()
         bucket = 0 if n <= 1 else round(math.log10(n))
+        if backend.in_place:  # more samples come in more chunks of the same kind
+            bucket = min(bucket, _LARGEST_DECADE)
         key = (want, bucket, backend.name)
         plan = self._plans.get(key)
         if plan is None:
+            if not self._warned:
+                self._warned = warn_of_kinks(self, want)
             with self._lock:
                 plan = self._plans.get(key)
                 if plan is None:
