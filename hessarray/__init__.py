@@ -16,6 +16,7 @@ from hessarray.errors import (
     UnknownActivationError,
 )
 from hessarray.export import export
+from hessarray.export import export
 from hessarray.function import Derivatives, Function
 from hessarray.layers import (
     Dense,
@@ -87,6 +88,7 @@ __all__ = [
     "check_finite_differences",
     "check_laplacian",
     "check_parameters",
+    "export",
     "export",
     "from_torch",
     "fully_connected",

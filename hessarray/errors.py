@@ -11,6 +11,7 @@ __all__ = [
     "LoadError",
     "MemoryLimitError",
     "OptionError",
+    "OverwriteError",
     "ParameterError",
     "SampleIndexError",
     "ShapeError",
@@ -62,6 +63,10 @@ class ParameterError(HessarrayError, KeyError):
 
 class OptionError(HessarrayError, ValueError, TypeError):
     """A keyword is unknown, or has a value it cannot take; the message says what it can."""
+
+
+class OverwriteError(HessarrayError, FileExistsError):
+    """A file exists that would be replaced; the message says how to allow it."""
 
 
 class LoadError(HessarrayError, ValueError):
