@@ -7,6 +7,7 @@ from hessarray.errors import (
     BackendError,
     DTypeError,
     HessarrayError,
+    KinkWarning,
     LoadError,
     MemoryLimitError,
     OptionError,
@@ -16,8 +17,8 @@ from hessarray.errors import (
     UnknownActivationError,
 )
 from hessarray.export import export
-from hessarray.export import export
 from hessarray.function import Derivatives, Function
+from hessarray.kinks import kinks
 from hessarray.layers import (
     Dense,
     InputConvex,
@@ -49,6 +50,16 @@ if TYPE_CHECKING:  # loaded when asked for, below
         check_laplacian,
         check_parameters,
     )
+    from hessarray.load.onnx_model import from_onnx
+    from hessarray.solve import (
+        casadi_function,
+        hvp_operator,
+        ipopt_problem,
+        pyomo_model,
+        scipy_constraint,
+        scipy_objective,
+        scipy_residuals,
+    )
 
 
 __all__ = [
@@ -66,6 +77,7 @@ __all__ = [
     "HessarrayError",
     "InputConvex",
     "InputConvexQuadratic",
+    "KinkWarning",
     "Layer",
     "LoadError",
     "Mean",
@@ -83,21 +95,39 @@ __all__ = [
     "TraceError",
     "UnknownActivationError",
     "activation",
+    "casadi_function",
     "check_derivatives",
     "check_directions",
     "check_finite_differences",
     "check_laplacian",
     "check_parameters",
     "export",
-    "export",
+    "from_onnx",
     "from_torch",
     "fully_connected",
+    "hvp_operator",
     "icnn",
+    "ipopt_problem",
+    "kinks",
     "load",
+    "pyomo_model",
     "register_activation",
     "resnet",
     "save",
+    "scipy_constraint",
+    "scipy_objective",
+    "scipy_residuals",
 ]
+
+_SOLVERS = (  # of hessarray.solve
+    "casadi_function",
+    "hvp_operator",
+    "ipopt_problem",
+    "pyomo_model",
+    "scipy_constraint",
+    "scipy_objective",
+    "scipy_residuals",
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -109,4 +139,12 @@ def __getattr__(name: str) -> Any:
         import hessarray.check
 
         return getattr(hessarray.check, name)
+    if name == "from_onnx":
+        from hessarray.load.onnx_model import from_onnx
+
+        return from_onnx
+    if name in _SOLVERS:
+        import hessarray.solve
+
+        return getattr(hessarray.solve, name)
     raise AttributeError(f"module 'hessarray' has no attribute '{name}'")

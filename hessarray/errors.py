@@ -8,6 +8,7 @@ __all__ = [
     "BackendError",
     "DTypeError",
     "HessarrayError",
+    "KinkWarning",
     "LoadError",
     "MemoryLimitError",
     "OptionError",
@@ -71,6 +72,10 @@ class OverwriteError(HessarrayError, FileExistsError):
 
 class LoadError(HessarrayError, ValueError):
     """A file or foreign model cannot be read; the message names the file, tensor or module."""
+
+
+class KinkWarning(UserWarning):
+    """A second derivative leaves out the bends of relu, abs, clip; once per function."""
 
 
 class UnknownActivationError(HessarrayError, ValueError):

@@ -1,0 +1,174 @@
+"""The kinks of a traced graph, and the warning where a second derivative leaves them out.
+
+A kinked node is an elementwise function whose value or slope jumps somewhere (relu, abs, sign), or
+a selection by a comparison of what depends on x (maximum, clip, where).
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+from hessarray.errors import KinkWarning
+from hessarray.graph import where as places
+from hessarray.graph.node import (
+    SAMPLE,
+    Add,
+    Broadcast,
+    Concat,
+    Einsum,
+    Elementwise,
+    Flip,
+    Frozen,
+    Node,
+    Pad,
+    Reshape,
+    Select,
+    Slice,
+    Take,
+    Test,
+    topological,
+)
+
+__all__ = ["JUMPS", "comparisons", "kink_name", "kinked_nodes", "warn_of_kinks"]
+
+# Piecewise constant with infinitely many jumps, so without a list of kinks.
+JUMPS = ("floor", "ceil", "round", "trunc")
+_COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
+_LINEAR = (Add, Broadcast, Concat, Einsum, Flip, Pad, Reshape, Slice, Take)
+
+
+def kinked_nodes(outputs: Sequence[Node]) -> list[Node]:
+    """The kinked nodes that the outputs depend on, in the order of evaluation."""
+    found: dict[int, Node] = {}
+    seen: set[int] = set()
+    stack = list(outputs)
+    while stack:
+        node = stack.pop()
+        if id(node) in seen or node.level < SAMPLE or isinstance(node.op, Frozen):
+            continue
+        seen.add(id(node))
+        if _is_kinked(node):
+            found[id(node)] = node
+        # What a condition or a piecewise constant is made of may bend: their values do not.
+        if not (isinstance(node.op, Elementwise) and node.op.function.s1 == 0.0):
+            stack += [a for a in node.args if not a.truth]
+    return [n for n in topological(list(outputs)) if id(n) in found]
+
+
+def _is_kinked(node: Node) -> bool:
+    if isinstance(node.op, Elementwise):
+        return bool(node.op.function.kinks) or node.op.function.name in JUMPS
+    return isinstance(node.op, Select) and bool(comparisons(node))
+
+
+def comparisons(node: Node) -> list[Node]:
+    """The comparisons in the condition of a selection whose outcome depends on x."""
+    return [
+        n
+        for n in topological([node.args[0]])
+        if isinstance(n.op, Test)
+        and n.op.name in _COMPARISONS
+        and n.level == SAMPLE
+        and n.args[0] is not n.args[1]  # isnan(x)
+    ]
+
+
+def kink_name(node: Node) -> str:
+    """The function's name; of a selection maximum, minimum or where."""
+    if isinstance(node.op, Elementwise):
+        return node.op.function.name
+    condition, a, b = node.args
+    if isinstance(condition.op, Test) and set(condition.args) == {a, b}:
+        larger = condition.op.name.startswith("greater") == (condition.args[0] is a)
+        return "maximum" if larger else "minimum"
+    return "where"
+
+
+# ---- the warning -----------------------------------------------------------------------------
+
+
+def warn_of_kinks(function: Any, want: Any) -> bool:
+    """Warn if the wanted second derivative leaves a kink out; whether second ones are wanted."""
+    second = want.second is not None
+    name = None
+    while (parent := getattr(function, "_parent", None)) is not None:
+        # Derivative functions hold the code of s' and s'': the kinks are those of the original.
+        second = second or function._name != "gradient" or want.gradient
+        function, name = parent, function._name
+    if not second:
+        return False
+    names = list(dict.fromkeys(map(kink_name, _flat_kinks(function.graph().output))))
+    if names:
+        warnings.warn(
+            f"the second derivative of {', '.join(names)} is zero almost everywhere, and the "
+            f"{want.second or name} leaves the bends out: hessarray.kinks(function, x) says which "
+            "samples are on or near one",
+            KinkWarning,
+            stacklevel=_users_level(),
+        )
+    return True
+
+
+def _flat_kinks(output: Node) -> list[Node]:
+    """The kinked nodes that are linear on both sides, so that all their curvature is in the kink.
+
+    A selection may instead join two curved pieces, or keep a function in its domain inside a
+    branch of a selection by the same quantity: where(x > 0, log(where(x > 0, x, 1)), 0).
+    """
+    nodes = [n for n in kinked_nodes([output]) if n.active]
+    guards = [n for n in nodes if isinstance(n.op, Select) and not _is_flat(n)]
+    guarded = {
+        id(inner)
+        for outer in guards
+        for inner in topological([a for a in outer.args[1:] if a.level == SAMPLE])
+        if isinstance(inner.op, Select) and _bases(inner) & _bases(outer)
+    }
+    return [n for n in nodes if _is_flat(n) and id(n) not in guarded]
+
+
+def _is_flat(node: Node) -> bool:
+    if isinstance(node.op, Elementwise):
+        return node.op.function.s2 == 0.0
+    bases = _bases(node)
+    stack, seen = [a for a in node.args[1:] if a.active], set(bases)
+    while stack:
+        n = stack.pop()
+        if id(n) in seen or id(_base(n)) in bases:
+            continue
+        seen.add(id(n))
+        inner = [a for a in n.args if a.active]
+        linear = isinstance(n.op, _LINEAR) or (isinstance(n.op, Select) and _bases(n) & bases)
+        if not linear or (isinstance(n.op, Einsum) and len(inner) > 1):
+            return False
+        stack += inner
+    return True
+
+
+def _bases(node: Node) -> set[int]:
+    """What is compared in the condition of a selection, up to factors, shifts and shapes."""
+    return {id(_base(a)) for n in comparisons(node) for a in n.args if a.level == SAMPLE}
+
+
+def _base(node: Node) -> Node:
+    while isinstance(node.op, _LINEAR):
+        inner = [a for a in node.args if a.level == SAMPLE]
+        if len(inner) != 1:
+            break
+        (node,) = inner
+    return node
+
+
+def _users_level() -> int:
+    """How many frames up the first one outside hessarray is, for the caller of this function."""
+    frames = list(_frames(sys._getframe(1)))
+    return next((i for i, f in enumerate(frames, 1) if places._is_users(f)), 1)
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
