@@ -10,6 +10,8 @@ from hessarray.errors import BackendError, DTypeError, OptionError, ShapeError
 
 __all__ = ["bounds", "missing", "vector"]
 
+_FLOAT64 = np.dtype(np.float64)
+
 
 def vector(name: str, values: Any, length: int, why: str = "one number for each input") -> Any:
     """values as a float64 array (length,).
@@ -19,6 +21,8 @@ def vector(name: str, values: Any, length: int, why: str = "one number for each 
     ShapeError, DTypeError
         Another shape, or no real numbers.
     """
+    if type(values) is np.ndarray and values.dtype is _FLOAT64 and values.shape == (length,):
+        return values  # as solvers call, thousands of times
     try:
         array = np.asarray(values)
         if array.dtype.kind not in "fiu":

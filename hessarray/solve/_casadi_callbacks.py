@@ -93,7 +93,7 @@ def value_callback(name: str, function: Function) -> _Callback:
     x, f = _column(shared.d), _column(shared.m)
 
     def evaluate(given: Any, wanted: Any) -> None:
-        wanted[0][:] = shared.at(_point(given[0], shared), VALUE).f
+        wanted[0][:] = shared.at(_point(given[0], shared), VALUE)
 
     def jacobian(name: str, inputs: Any, outputs: Any) -> _Callback:
         return _jacobian(shared, name, inputs, outputs)
@@ -109,7 +109,7 @@ def _jacobian(shared: Shared, name: str, inputs: Any, outputs: Any) -> _Callback
 
     def evaluate(given: Any, wanted: Any) -> None:
         # CasADi's matrices are in columns: (m, d) there is (d, m) here.
-        wanted[0][:] = shared.at(_point(given[0], shared), JACOBIAN).df.reshape(-1)
+        wanted[0][:] = shared.at(_point(given[0], shared), JACOBIAN).reshape(-1)
 
     def second(name: str, inputs: Any, outputs: Any) -> _Callback:
         def evaluate(given: Any, wanted: Any) -> None:
@@ -132,7 +132,7 @@ def _adjoint(shared: Shared, name: str, inputs: Any, outputs: Any) -> _Callback:
     d, m = shared.d, shared.m
 
     def evaluate(given: Any, wanted: Any) -> None:
-        wanted[0][:] = shared.at(_point(given[0], shared), JACOBIAN).df @ _weights(given[2], m)
+        wanted[0][:] = shared.at(_point(given[0], shared), JACOBIAN) @ _weights(given[2], m)
 
     def second(name: str, inputs: Any, outputs: Any) -> _Callback:
         def evaluate(given: Any, wanted: Any) -> None:

@@ -40,19 +40,19 @@ class Objective:
 
     def __call__(self, x: Any) -> float:
         """f(x), as `fun`: `minimize` takes the objective itself."""
-        return self._at(x, VALUE).f.item()  # type: ignore[no-any-return]
+        return self._at(x, VALUE).item()  # type: ignore[no-any-return]
 
     def fun(self, x: Any) -> float:
         """f(x)."""
-        return self._at(x, VALUE).f.item()  # type: ignore[no-any-return]
+        return self._at(x, VALUE).item()  # type: ignore[no-any-return]
 
     def jac(self, x: Any) -> np.ndarray:
         """df/dx_a, (d,)."""
-        return self._at(x, JACOBIAN).df[:, 0].copy()  # type: ignore[no-any-return]
+        return self._at(x, JACOBIAN).flatten()  # type: ignore[no-any-return]
 
     def hess(self, x: Any) -> np.ndarray:
         """d2f/dx_a dx_b, (d, d)."""
-        return self._at(x, HESSIAN).d2f[:, :, 0].copy()  # type: ignore[no-any-return]
+        return self._at(x, HESSIAN)[:, :, 0].copy()  # type: ignore[no-any-return]
 
     def hessp(self, x: Any, p: Any) -> np.ndarray:
         """sum_b d2f/dx_a dx_b p_b, (d,), without the d x d block."""
