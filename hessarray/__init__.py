@@ -50,7 +50,9 @@ if TYPE_CHECKING:  # loaded when asked for, below
         check_laplacian,
         check_parameters,
     )
+    from hessarray.load.keras_file import from_keras
     from hessarray.load.onnx_model import from_onnx
+    from hessarray.load.sklearn_models import from_sklearn
     from hessarray.solve import (
         casadi_function,
         hvp_operator,
@@ -102,7 +104,9 @@ __all__ = [
     "check_laplacian",
     "check_parameters",
     "export",
+    "from_keras",
     "from_onnx",
+    "from_sklearn",
     "from_torch",
     "fully_connected",
     "hvp_operator",
@@ -139,10 +143,18 @@ def __getattr__(name: str) -> Any:
         import hessarray.check
 
         return getattr(hessarray.check, name)
+    if name == "from_keras":
+        from hessarray.load.keras_file import from_keras
+
+        return from_keras
     if name == "from_onnx":
         from hessarray.load.onnx_model import from_onnx
 
         return from_onnx
+    if name == "from_sklearn":
+        from hessarray.load.sklearn_models import from_sklearn
+
+        return from_sklearn
     if name in _SOLVERS:
         import hessarray.solve
 

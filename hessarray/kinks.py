@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ from hessarray.graph.array import TracedArray
 from hessarray.graph.builder import Builder
 from hessarray.graph.node import Elementwise, Input, Node, Parameter, Select, Test, topological
 from hessarray.graph.trace import Graph, trace
-from hessarray.networks import Network, _below
+from hessarray.layers import _below
+from hessarray.networks import Network
 
 __all__ = ["Kinks", "kinks"]
 
@@ -101,23 +103,24 @@ def kinks(function: Function, *x: Any, tolerance: float = 1e-6) -> Kinks:
     >>> found.near.tolist(), found.names, found.distances.tolist()
     ([True, True, False], ('abs', 'maximum'), [[0.0, 1.0], [2.0, 0.0], [3.0, 2.0]])
     """
-    if not isinstance(tolerance, (int, float)) or not tolerance >= 0.0:
+    number: Any = tolerance
+    if not isinstance(number, (int, float)) or not number >= 0.0:
         raise OptionError(f"tolerance={tolerance!r}: a number from 0 on is expected")
     while (parent := getattr(function, "_parent", None)) is not None:
         function = parent  # a derivative function's kinks are those of the original
     arrays = [np.asarray(plain(a)) for a in x]
     whole = _Traced(function)
-    batch = function.value(*arrays).shape[: arrays[0].ndim - len(function.in_shape)]
+    distances = whole.distances(arrays)
+    *batch, count = distances.shape
+    distances = distances.reshape((math.prod(batch), count))
     flat = [a.reshape((-1, *s)) for a, s in zip(arrays, function.in_shapes, strict=True)]
-    distances = whole.distances(flat)
     for k, node in enumerate(whole.nodes):
         rows = np.flatnonzero(distances[:, k] <= tolerance)
         for start in range(0, len(rows), _AT_ONCE):
             some = rows[start : start + _AT_ONCE]
             distances[some, k] = whole.checked(node, [a[some] for a in flat], tolerance)
-    distances = distances.reshape((*batch, len(whole.nodes)))
-    near = np.any(distances <= tolerance, axis=-1)
-    return Kinks(near, distances, whole.names, float(tolerance))
+    distances = distances.reshape((*batch, count))
+    return Kinks(np.any(distances <= tolerance, axis=-1), distances, whole.names, float(tolerance))
 
 
 class _Traced:
@@ -146,9 +149,10 @@ class _Traced:
         return Function(fn, in_shape=(*self.graph.in_shapes, *more), params=self.params)
 
     def distances(self, x: Sequence[Any]) -> np.ndarray[Any, Any]:
-        """The least distance at each node: (n, k)."""
+        """The least distance at each node: (..., k)."""
         if not self.nodes:
-            return np.zeros((len(x[0]), 0))
+            value = self._function(lambda place: place(self.graph.output)).value(*x)
+            return np.zeros((*value.shape[:-1], 0))
         builder = Builder(self.graph.builder)
         least = [namespace.min(_distance(builder, n)) for n in self.nodes]
         node = namespace.stack(least).node
@@ -162,7 +166,7 @@ class _Traced:
             counts = self._flips(node, each, x, tolerance)[:, None]
         else:
             counts = self._matters(node, x)
-        return np.where(counts, found, np.inf).min(axis=1)
+        return np.asarray(np.where(counts, found, np.inf).min(axis=1))
 
     def _matters(self, node: Node, x: Sequence[Any]) -> np.ndarray[Any, Any]:
         """Whether the output depends on each entry of a node: (n, size)."""
@@ -171,10 +175,10 @@ class _Traced:
             lambda place, step: place(output, node, lambda value: value + step), [node.shape]
         )
         slopes = f.gradient(*x, np.zeros((len(x[0]), *node.shape), dtype=x[0].dtype))[-1]
-        return np.any(slopes.reshape((len(x[0]), node.size, -1)) != 0.0, axis=-1)
+        return np.asarray(np.any(slopes.reshape((len(x[0]), node.size, -1)) != 0.0, axis=-1))
 
     def _flips(
-        self, node: Node, distance: TracedArray, x: Sequence[Any], tolerance: float
+        self, node: Node, distance: Any, x: Sequence[Any], tolerance: float
     ) -> np.ndarray[Any, Any]:
         """Whether value or slope jump where a comparison of near numbers comes out otherwise: (n,).
 
@@ -198,7 +202,7 @@ class _Traced:
         bend = np.max(np.abs(df - dg), axis=1) > min(_SAME + 10.0 * tolerance, 0.1) * slope
         f, g = f.reshape(slope.shape), g.reshape(slope.shape)
         jump = np.abs(f - g) > _SAME * (np.abs(f) + np.abs(g)) + 10.0 * tolerance * slope
-        return np.any(bend | jump, axis=1)
+        return np.asarray(np.any(bend | jump, axis=1))
 
 
 def _placed(
@@ -221,9 +225,9 @@ def _placed(
     return TracedArray(new[id(output)], builder)
 
 
-def _distance(builder: Builder, node: Node) -> TracedArray:
+def _distance(builder: Builder, node: Node) -> Any:
     """|argument - nearest kink|, or |a - b| of a comparison, entry by entry."""
-    z = TracedArray(node.args[0], builder)
+    z: Any = TracedArray(node.args[0], builder)
     if isinstance(node.op, Test):
         return namespace.abs(z - TracedArray(node.args[1], builder))
     assert isinstance(node.op, Elementwise)

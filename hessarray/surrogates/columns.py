@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -144,14 +143,13 @@ def column_function(f: Any, where: str) -> Function:
         There is none; the message begins with ``where``.
     """
     if callable(f):
-        return activation(f)
+        return cast(Function, activation(f))
     name, *numbers = [f] if isinstance(f, str) or not isinstance(f, tuple) or not f else f
     if not isinstance(name, str) or not all(_is_number(v) for v in numbers):
         raise OptionError(f"{where} is {f!r}: a name, or a tuple of a name and numbers is expected")
     return _named(name, tuple(map(float, numbers)), where)
 
 
-@functools.cache
 def _built_in(name: str, numbers: tuple[float, ...]) -> Function | None:
     if numbers and name in _WITH_NUMBERS and len(numbers) == _WITH_NUMBERS[name][0]:
         return _WITH_NUMBERS[name][1](*numbers)
