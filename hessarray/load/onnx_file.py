@@ -63,17 +63,14 @@ def read_onnx(source: Any, limit: int) -> Model:
         raise LoadError(f"{place}: not an ONNX model, or not all of it")
     opsets = _opsets(onnx, model, place)
     if model.functions:
-        model = _inlined(onnx, model, place)
+        model = _inlined(model, place)
     graph = model.graph
     if len(graph.node) > _MAX_NODES:
         raise LoadError(f"{place}: {len(graph.node)} nodes are more than {_MAX_NODES}")
     weights = _weights(graph, place, folder, limit)
     lean = _without_weights(onnx, model)
     _check_names(lean.graph, weights, place)
-    try:
-        onnx.checker.check_model(lean)
-    except Exception as error:
-        raise LoadError(f"{place}: not a valid ONNX model ({shown(error)})") from None
+    _check(onnx, lean, place)
     return Model(place, lean.graph, opsets, weights)
 
 
@@ -108,7 +105,7 @@ def _opsets(onnx: Any, model: Any, place: str) -> dict[str, int]:
 # ---- functions that a model brings along -----------------------------------------------------
 
 
-def _inlined(onnx: Any, model: Any, place: str) -> Any:
+def _inlined(model: Any, place: str) -> Any:
     """The model with calls of its own functions replaced by their nodes."""
     functions = {(f.domain, f.name): f for f in model.functions}
     sizes: dict[tuple[str, str], int] = {}
@@ -130,8 +127,10 @@ def _inlined(onnx: Any, model: Any, place: str) -> Any:
         raise LoadError(f"{place}: functions are nested too deeply") from None
     if count > _MAX_NODES:  # counted before nested calls multiply
         raise LoadError(f"{place}: {count} nodes are more than {_MAX_NODES}")
+    from onnx import inliner
+
     try:
-        return onnx.inliner.inline_local_functions(model)
+        return inliner.inline_local_functions(model)
     except Exception as error:
         raise LoadError(f"{place}: its functions cannot be expanded ({shown(error)})") from None
 
@@ -174,6 +173,19 @@ def _without_weights(onnx: Any, model: Any) -> Any:
     copy = onnx.ModelProto(ir_version=model.ir_version, graph=lean)
     copy.opset_import.extend(model.opset_import)
     return copy
+
+
+def _check(onnx: Any, lean: Any, place: str) -> None:
+    """What onnx itself finds wrong; shapes may be left out, which it would mind."""
+    model = onnx.ModelProto()
+    model.CopyFrom(lean)
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise LoadError(f"{place}: not a valid ONNX model ({shown(error)})") from None
 
 
 def _check_names(graph: Any, weights: Arrays, place: str) -> None:
