@@ -29,7 +29,7 @@ def matmul(a: Any, b: Any, out: Any) -> None:
 
 def pieces(a: Any, b: Any, out: Any) -> Iterator[tuple[Any, Any, Any]]:
     """Operands and results of the products that make up ``a @ b``: a stack, and what is left."""
-    rows = _rows(*a.shape, b.shape[1]) if a.ndim == b.ndim == 2 else 0
+    rows = _rows(a.shape[0], a.shape[1], b.shape[1]) if a.ndim == b.ndim == 2 else 0
     if not rows or rows >= len(a) or not _unpacked():
         yield a, b, out
         return

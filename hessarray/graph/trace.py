@@ -13,6 +13,7 @@ from hessarray.graph.array import TracedArray
 from hessarray.graph.builder import Builder
 from hessarray.graph.elementary import Elementary
 from hessarray.graph.node import Input, Node, Parameter, Shape, topological
+from hessarray.graph.operands import node_of, real
 from hessarray.graph.where import naming_the_line
 
 __all__ = ["Graph", "derivative_node", "inline", "trace"]
@@ -55,8 +56,8 @@ def trace(
             "join them with xp.concat or xp.stack"
         )
     if not isinstance(result, TracedArray):
-        result = TracedArray(namespace._node(result, builder), builder)
-    output = namespace._real(result)
+        result = TracedArray(node_of(result, builder), builder)
+    output = real(result)
     return Graph(
         tuple(inputs),
         builder.reshape(output, (output.size,)),
@@ -75,7 +76,7 @@ def inline(
 ) -> TracedArray:
     """``node``, made from ``graph``'s inputs and parameters, on other inputs and parameters."""
     flat = [
-        builder.reshape(namespace._node(x, builder), (math.prod(s),))
+        builder.reshape(node_of(x, builder), (math.prod(s),))
         for x, s in zip(inputs, graph.in_shapes, strict=True)
     ]
     new: dict[int, Node] = {}
@@ -84,7 +85,7 @@ def inline(
         if isinstance(op, Input):
             new[id(old)] = flat[op.index]
         elif isinstance(op, Parameter):
-            new[id(old)] = namespace._node(parameters[op.name], builder)
+            new[id(old)] = node_of(parameters[op.name], builder)
         else:
             args = tuple(new[id(a)] for a in old.args)
             new[id(old)] = builder.make(op, args, old.shape, old.truth)
@@ -98,7 +99,7 @@ def derivative_node(builder: Builder, function: Elementary, order: int, z: Node)
         return float(code)
     result = code(namespace, TracedArray(z, builder))
     if not isinstance(result, TracedArray):
-        result = TracedArray(namespace._node(result, builder), builder)
+        result = TracedArray(node_of(result, builder), builder)
     if result.shape != z.shape:
         result = namespace.broadcast_to(result, z.shape)
-    return namespace._real(result)
+    return real(result)

@@ -169,7 +169,7 @@ class Contractor(Emitter):
         """Where the batch axis stands in a product of x and the smaller y."""
         (a, v), (b, w) = x, y
         both = a[: v.lead] + b[: w.lead]
-        if v.lead and w.lead and {*both} == {*term[: len(both)]} and not self.returned:
+        if v.lead and w.lead and sorted(both) == sorted(term[: len(both)]) and not self.returned:
             return len(both)  # an outer product of directions: behind both sets of them
         if v.rows:
             outer = w.rows and any(c not in a for c in b)
