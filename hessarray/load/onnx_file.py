@@ -12,7 +12,7 @@ from hessarray.errors import LoadError
 from hessarray.load.limits import Arrays, check_count, shown
 from hessarray.load.onnx_tensors import read_tensor, tensor_bytes
 
-__all__ = ["OLDEST_OPSET", "Model", "library", "read_onnx"]
+__all__ = ["OLDEST_OPSET", "Model", "check_valid", "library", "read_onnx"]
 
 OLDEST_OPSET = 7
 _MAX_NODES = 100_000
@@ -20,12 +20,17 @@ _MAX_NODES = 100_000
 
 @dataclass(frozen=True)
 class Model:
-    """A model as it was read: its graph without weights, and the weights by name."""
+    """A model as it was read: its proto without weights, and the weights by name."""
 
     place: str  # what messages begin with: the file's name
-    graph: Any
+    proto: Any
     opsets: dict[str, int]
     weights: Arrays
+
+    @property
+    def graph(self) -> Any:
+        """The GraphProto."""
+        return self.proto.graph
 
 
 def library() -> Any:
@@ -70,8 +75,7 @@ def read_onnx(source: Any, limit: int) -> Model:
     weights = _weights(graph, place, folder, limit)
     lean = _without_weights(onnx, model)
     _check_names(lean.graph, weights, place)
-    _check(onnx, lean, place)
-    return Model(place, lean.graph, opsets, weights)
+    return Model(place, lean, opsets, weights)
 
 
 def _parsed(onnx: Any, path: Path, limit: int) -> Any:
@@ -175,19 +179,6 @@ def _without_weights(onnx: Any, model: Any) -> Any:
     return copy
 
 
-def _check(onnx: Any, lean: Any, place: str) -> None:
-    """What onnx itself finds wrong; shapes may be left out, which it would mind."""
-    model = onnx.ModelProto()
-    model.CopyFrom(lean)
-    for value in (*model.graph.input, *model.graph.output):
-        if value.type.HasField("tensor_type"):
-            value.type.tensor_type.shape.SetInParent()
-    try:
-        onnx.checker.check_model(model)
-    except Exception as error:
-        raise LoadError(f"{place}: not a valid ONNX model ({shown(error)})") from None
-
-
 def _check_names(graph: Any, weights: Arrays, place: str) -> None:
     """Every name is given once, and before it is read: so there is no cycle."""
     known = {value.name for value in graph.input} | set(weights)
@@ -208,3 +199,23 @@ def _check_names(graph: Any, weights: Arrays, place: str) -> None:
     for value in graph.output:
         if value.name not in known:
             raise LoadError(f"{place}: nothing gives the output {shown(value.name)}")
+
+
+def check_valid(model: Model) -> None:
+    """What onnx itself finds wrong; shapes may be left out, which it would mind.
+
+    Raises
+    ------
+    LoadError
+        Nodes do not have the inputs and attributes that their operators take.
+    """
+    onnx = library()
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    try:
+        onnx.checker.check_model(proto)
+    except Exception as error:
+        raise LoadError(f"{model.place}: not a valid ONNX model ({shown(error)})") from None

@@ -113,7 +113,10 @@ def _supported(model: Model, node: Any) -> bool:
     domain = _domain(node)
     if _kind(node) not in OPERATORS or domain not in model.opsets:
         return False
-    schema = onnx.defs.get_schema(node.op_type, model.opsets[domain], domain)
+    try:
+        schema = onnx.defs.get_schema(node.op_type, model.opsets[domain], domain)
+    except onnx.defs.SchemaError:  # it came with a later opset
+        return False
     return bool(schema.since_version <= _NEWEST[domain])
 
 

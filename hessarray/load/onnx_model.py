@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from hessarray.errors import LoadError, near_names
 from hessarray.function import Function
 from hessarray.load.limits import shown
-from hessarray.load.onnx_file import Model, read_onnx
+from hessarray.load.onnx_file import Model, check_valid, read_onnx
 from hessarray.load.onnx_graph import Steps, check_samples_apart, steps_to
 from hessarray.load.onnx_samples import Samples, check_entries
 from hessarray.load.onnx_tensors import dtype_of
@@ -33,12 +34,15 @@ class OnnxFunction(Function):
     output_shapes : dict of str to tuple of int
         The shape of each output for one sample; their flattened entries, one after the other, are
         the m features of f.
+    place : str
+        The file, as messages name it.
     opset : int
         The version of the ONNX operators that the file was written for.
     """
 
     input_names: tuple[str, ...]
     output_shapes: dict[str, Shape]
+    place: str
     opset: int
 
     def __repr__(self) -> str:
@@ -92,28 +96,41 @@ def from_onnx(
     >>> net.input_names, net.output_names  # doctest: +SKIP
     (('x',), ('lift',))
     """
+    try:
+        function = _function(source, outputs, inputs, max_bytes)
+    except UnicodeDecodeError:  # from wherever a name is looked at first
+        place = source if isinstance(source, (str, os.PathLike)) else "the ONNX model"
+        raise LoadError(f"{place}: a name in it is no text") from None
+    _warn_of_nan(function)
+    return function
+
+
+def _function(source: Any, outputs: Any, inputs: Any, max_bytes: int) -> OnnxFunction:
     model = read_onnx(source, max_bytes)
     steps = steps_to(model, _chosen_outputs(model, outputs))
+    check_valid(model)
     variables = _variables(model, steps, inputs)
     forward = _forward(model, steps, variables)
     found = forward.verified()
     params = {k: model.weights[k] for k in forward.parameters}
-    _warn_of_nan(model.place, params)
     function = OnnxFunction(forward, [v.shape or (1,) for v in variables], params)
     function.input_names = tuple(v.name for v in variables)
     function.output_names = steps.outputs
     function.output_shapes = {k: tuple(s) for k, s in found.items()}
+    function.place = model.place
     function.opset = model.opsets.get("", 0)
     return function
 
 
-def _warn_of_nan(place: str, arrays: Mapping[str, Any]) -> None:
+def _warn_of_nan(function: OnnxFunction) -> None:
     import warnings
 
-    bad = [k for k, a in arrays.items() if not np.all(np.isfinite(a))]
+    bad = [k for k, a in function.parameters().items() if not np.all(np.isfinite(a))]
     if bad:
         more = f" (and {len(bad) - 1} more)" if bad[1:] else ""
-        warnings.warn(f"{place}: tensor {shown(bad[0])}{more} holds NaN or infinity", stacklevel=3)
+        warnings.warn(
+            f"{function.place}: tensor {shown(bad[0])}{more} holds NaN or infinity", stacklevel=3
+        )
 
 
 # ---- outputs and inputs ----------------------------------------------------------------------
