@@ -274,7 +274,7 @@ def test_depth_that_can_be_saved(tmp_path: Path) -> None:
     assert_same(ha.load(tmp_path / "net.npz"), net)
 
 
-@pytest.mark.parametrize("name", ["net", "net.pt", "net.h5", "net.npz.txt"])
+@pytest.mark.parametrize("name", ["net", "net.pickle", "net.h5", "net.npz.txt"])
 def test_unknown_file_types(name: str, tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"unknown file type '.*', supported are \.npz, \.safet"):
         NETWORKS["dense"]().save(tmp_path / name)

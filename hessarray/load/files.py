@@ -1,4 +1,4 @@
-"""Networks in files: .npz and .safetensors, with their architecture or as pairs; .onnx."""
+"""Networks in files: tensors with their architecture or without, and files of whole models."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from hessarray.function import Function
 from hessarray.load.architecture import from_architecture, to_architecture
 from hessarray.load.limits import shown
 from hessarray.load.pairs import from_pairs
+from hessarray.load.state_dict import filled
 from hessarray.networks import Network
 
 __all__ = ["load", "save"]
 
 _MAX_BYTES = 4 << 30
-_FORMATS = (".npz", ".safetensors")
+_FORMATS = (".npz", ".safetensors")  # that can be written, too
+_READ = (*_FORMATS, ".pt", ".pth", ".keras", ".onnx")
 
 
 def load(
@@ -28,22 +30,28 @@ def load(
     *,
     act: Any = None,
     final_act: Any = "identity",
+    architecture: Network | None = None,
     max_bytes: int = _MAX_BYTES,
 ) -> Any:
     """The network in a file.
 
-    A file that ``save`` wrote holds its architecture. Any other .npz or .safetensors file is read
-    as (weight, bias) pairs of dense layers, ordered by the numbers in their names, which must not
-    differ otherwise: names that end in ``weight`` hold (out, in) as in torch, other matrices
-    (in, out); ``act`` follows every layer but the last, ``final_act`` the last. An .onnx file is
-    read by ``from_onnx``, which also selects inputs and outputs.
+    A file that ``save`` wrote holds its architecture. Any other .npz or .safetensors file, and a
+    state dict in a .pt file, is read as (weight, bias) pairs of dense layers, ordered by the
+    numbers in their names, which must not differ otherwise: names that end in ``weight`` hold
+    (out, in) as in torch, other matrices (in, out); ``act`` follows every layer but the last,
+    ``final_act`` the last. Other networks are given as ``architecture``, whose parameters the
+    tensors replace. A .keras file holds a whole model, an .onnx file too, which ``from_onnx``
+    also reads and there selects inputs and outputs.
 
     Parameters
     ----------
     path : path
-        .npz, .safetensors or .onnx (the latter two need the extra of that name).
+        .npz, .safetensors, .pt or .pth (extra torch), .keras or .onnx (extras of those names).
     act, final_act : str or callable, optional
         Activations of a file of pairs; ``act`` is then required.
+    architecture : Network, optional
+        Layers to fill, in the order of the numbers in the tensors' names; the network itself is
+        left as it is.
     max_bytes : int
         Refuse files whose tensors take more, before memory is taken.
 
@@ -71,14 +79,19 @@ def load(
         from hessarray.load.onnx_model import from_onnx
 
         return from_onnx(path, max_bytes=max_bytes)
-    read, _ = _format(path)
+    read = _reader(path)
     if not path.is_file():
         raise LoadError(f"{path}: no such file")
-    arrays, text = read(path, max_bytes)
-    if text is None:
-        network = from_pairs(arrays, act, final_act, str(path))
+    arrays, made = read(path, max_bytes)
+    network: Function
+    if isinstance(made, Function):
+        network = made
+    elif made is not None:
+        network = from_architecture(_parsed(made, path), arrays, str(path))
+    elif architecture is not None:
+        network = filled(architecture, arrays, str(path))
     else:
-        network = from_architecture(_parsed(text, path), arrays, str(path))
+        network = from_pairs(arrays, act, final_act, str(path))
     bad = [k for k, a in arrays.items() if not np.all(np.isfinite(a))]
     if bad:
         more = f" (and {len(bad) - 1} more)" if bad[1:] else ""
@@ -99,7 +112,7 @@ def save(function: Function, path: str | os.PathLike[str]) -> None:
     import json
 
     path = Path(path)
-    _, write = _format(path)
+    write = _writer(path)
     arrays = {k: np.asarray(plain(a), order="C") for k, a in function.parameters().items()}
     text = None
     if isinstance(function, Network):
@@ -109,18 +122,39 @@ def save(function: Function, path: str | os.PathLike[str]) -> None:
         write(file, arrays, text)
 
 
-def _format(path: Path) -> tuple[Any, Any]:
-    if path.suffix not in _FORMATS:
-        raise LoadError(
-            f"{path}: unknown file type '{path.suffix}', supported are {', '.join(_FORMATS)}"
-        )
+def _reader(path: Path) -> Any:
+    """Path and limit to arrays, and the architecture's text, the function itself, or None."""
     if path.suffix == ".npz":  # loaded where it is used: zipfile brings all its compressors
-        from hessarray.load.npz import read_npz, write_npz
+        from hessarray.load.npz import read_npz
 
-        return read_npz, write_npz
-    from hessarray.load.safetensors_file import read_safetensors, write_safetensors
+        return read_npz
+    if path.suffix == ".safetensors":
+        from hessarray.load.safetensors_file import read_safetensors
 
-    return read_safetensors, write_safetensors
+        return read_safetensors
+    if path.suffix in (".pt", ".pth"):
+        from hessarray.load.torch_file import read_torch
+
+        return read_torch
+    if path.suffix == ".keras":
+        from hessarray.load.keras_file import read_keras
+
+        return read_keras
+    raise LoadError(f"{path}: unknown file type '{path.suffix}', supported are {', '.join(_READ)}")
+
+
+def _writer(path: Path) -> Any:
+    if path.suffix == ".npz":
+        from hessarray.load.npz import write_npz
+
+        return write_npz
+    if path.suffix == ".safetensors":
+        from hessarray.load.safetensors_file import write_safetensors
+
+        return write_safetensors
+    raise LoadError(
+        f"{path}: unknown file type '{path.suffix}', supported are {', '.join(_FORMATS)}"
+    )
 
 
 def _parsed(text: str, path: Path) -> Any:

@@ -12,12 +12,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hessarray.errors import LoadError
+from hessarray.load.archives import GROWTH
 from hessarray.load.limits import ARCHITECTURE, MAX_TEXT, Arrays, check_count, check_sizes, shown
 
 __all__ = ["read_npz", "write_npz"]
-
-# Deflate makes at most 1032 bytes of one, so a member that promises more is a lie.
-_GROWTH = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}
 
 
 def read_npz(path: Path, limit: int) -> tuple[Arrays, str | None]:
@@ -92,7 +90,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
 
 def _header(path: Path, name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _Header:
     with _reading(f"{path}: tensor {shown(name)} is not readable"):
-        if member.compress_type not in _GROWTH:
+        if member.compress_type not in GROWTH:
             raise ValueError(f"compression method {member.compress_type}")
         with archive.open(member) as file:
             return _Header(file)
@@ -107,7 +105,7 @@ def _check_member(path: Path, name: str, member: zipfile.ZipInfo, header: _Heade
     if header.dtype.hasobject:
         raise LoadError(f"{path}: tensor {shown(name)} holds Python objects, not numbers")
     promised = header.length + math.prod(header.shape) * header.dtype.itemsize
-    grown = member.compress_size * _GROWTH[member.compress_type]
+    grown = member.compress_size * GROWTH[member.compress_type]
     if promised != member.file_size or member.file_size > grown:
         raise LoadError(
             f"{path}: tensor {shown(name)} of shape {shown(header.shape)} and dtype "

@@ -384,6 +384,8 @@ def _exported(torch: Any, module: Any, examples: tuple[Any, ...], place: str) ->
         )
     try:
         program = torch.export.export(module, _samples(torch, examples, 1))
+        if all(map(_known, program.graph.nodes)):
+            return program  # what follows takes torch a second, whatever the model
         table = torch.export.default_decompositions()
         for target in list(table):
             if _name(target) in _TABLE:
@@ -391,6 +393,14 @@ def _exported(torch: Any, module: Any, examples: tuple[Any, ...], place: str) ->
         return program.run_decompositions(table)
     except Exception as error:
         raise LoadError(f"{place} cannot be traced by torch.export: {shown(error)}") from None
+
+
+def _known(node: Any) -> bool:
+    """Whether the table has the operator as it is; one that writes into its argument it has not."""
+    if node.op != "call_function" or node.target is operator.getitem:
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and not schema.is_mutable and _name(node.target) in _TABLE
 
 
 def _compare(

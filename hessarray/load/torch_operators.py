@@ -285,6 +285,12 @@ def _pad(xp: Any, x: Any, pad: Sequence[int], value: float = 0.0) -> Any:
     return x
 
 
+def _flatten(xp: Any, x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    n = len(x.shape)
+    start, stop = start_dim % n, end_dim % n + 1
+    return xp.reshape(x, (*x.shape[:start], math.prod(x.shape[start:stop]), *x.shape[stop:]))
+
+
 def _positions(x: Any) -> Any:
     return np.arange(math.prod(x.shape)).reshape(x.shape)
 
@@ -410,6 +416,14 @@ def _batch_norm(
     return _affine(xp, u, weight, bias, shape), None, None
 
 
+def _batch_norm_or_not(
+    xp: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *rest: Any
+) -> Any:
+    if training:
+        raise LoadError("statistics of the batch mix samples: call module.eval() first")
+    return _batch_norm(xp, x, weight, bias, mean, var, *rest[:2])[0]
+
+
 _ADD, _SUBTRACT, _MULTIPLY = _narrowed(_add), _narrowed(_subtract), _binary("multiply")
 
 # ---- the table -----------------------------------------------------------------------------
@@ -501,7 +515,11 @@ OPERATORS: dict[str, Operator] = {
     **dict.fromkeys("mm bmm matmul mv dot".split(), neural.product),
     "scaled_dot_product_attention": _attention,
     # shape
-    **{k: lambda xp, x, size: xp.reshape(x, tuple(size)) for k in ("view", "_unsafe_view")},
+    **{
+        k: lambda xp, x, size: xp.reshape(x, tuple(size))
+        for k in ("view", "reshape")
+    },
+    "flatten": _flatten,
     "permute": lambda xp, x, dims: xp.permute_dims(x, tuple(d % len(x.shape) for d in dims)),
     "transpose": _transpose,
     "squeeze": _squeeze,
@@ -531,6 +549,7 @@ OPERATORS: dict[str, Operator] = {
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
     "instance_norm": _instance_norm,
+    "batch_norm": _batch_norm_or_not,
     "_native_batch_norm_legit_no_training": _batch_norm,
     # what changes no number
     **dict.fromkeys("clone alias".split(), _same),

@@ -42,6 +42,19 @@ def _batched(operator: Callable[..., Any]) -> Callable[..., Any]:
     return batched
 
 
+def _convolved(
+    xp: Any, x: Any, weight: Any, bias: Any, windows: Callable[..., Any], groups: int
+) -> Any:
+    """``windows(space)`` gives the sources and the lengths of the result along its axes."""
+    single = len(x.shape) < len(weight.shape)
+    x = xp.expand_dims(x, axis=0) if single else x
+    sources, out = windows(x.shape[2:])
+    z = convolve(xp, x, weight, sources, groups)
+    if bias is not None:
+        z = z + xp.reshape(bias, (-1, 1))
+    return xp.reshape(z, (*(() if single else z.shape[:1]), z.shape[1], *out))
+
+
 def _convolution(
     xp: Any,
     x: Any,
@@ -54,23 +67,47 @@ def _convolution(
     output_padding: Ints,
     groups: int,
 ) -> Any:
-    count = len(weight.shape) - 2
-    single = len(x.shape) == count + 1
-    x = xp.expand_dims(x, axis=0) if single else x
-    space, kernel = x.shape[2:], weight.shape[2:]
-    s, p, d, o = (_each(v, count) for v in (stride, padding, dilation, output_padding))
-    axes = list(zip(space, kernel, s, p, d, o, strict=True))
-    if transposed:
+    kernel = weight.shape[2:]
+    s, p, d, o = (_each(v, len(kernel)) for v in (stride, padding, dilation, output_padding))
+
+    def forward(space: Ints) -> Any:
+        axes = zip(space, kernel, s, p, d, strict=True)
+        out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes]
+        return window_sources(space, out, kernel, s, p, d), out
+
+    def backward(space: Ints) -> Any:
+        axes = zip(space, kernel, s, p, d, o, strict=True)
         out = [(n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, d, o in axes]
-        sources = transposed_sources(space, out, kernel, s, p, d)
-        weight = _transposed(xp, weight, groups)
-    else:
-        out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d, _ in axes]
-        sources = window_sources(space, out, kernel, s, p, d)
-    z = convolve(xp, x, weight, sources, groups)
-    if bias is not None:
-        z = z + xp.reshape(bias, (-1, 1))
-    return xp.reshape(z, (*(() if single else z.shape[:1]), z.shape[1], *out))
+        return transposed_sources(space, out, kernel, s, p, d), out
+
+    if transposed:
+        return _convolved(xp, x, _transposed(xp, weight, groups), bias, backward, groups)
+    return _convolved(xp, x, weight, bias, forward, groups)
+
+
+def _convolution_of_words(
+    xp: Any,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
+    """ATen's conv1d, conv2d and conv3d, whose padding may be "valid" or "same"."""
+    if padding != "same":
+        padding = 0 if padding == "valid" else padding
+        return _convolution(xp, x, weight, bias, stride, padding, dilation, False, 0, groups)
+    kernel = weight.shape[2:]
+    d = _each(dilation, len(kernel))
+    before = [d * (k - 1) // 2 for d, k in zip(d, kernel, strict=True)]
+    ones = [1] * len(kernel)  # the only stride that "same" may have
+
+    def same(space: Ints) -> Any:
+        return window_sources(space, space, kernel, ones, before, d), space
+
+    return _convolved(xp, x, weight, bias, same, groups)
 
 
 def _transposed(xp: Any, weight: Any, groups: int) -> Any:
@@ -162,6 +199,7 @@ def _with_indices(operator: Callable[..., Any]) -> Callable[..., Any]:
 
 WINDOWS: dict[str, Callable[..., Any]] = {
     "convolution": _convolution,
+    **{f"conv{k}d": _convolution_of_words for k in (1, 2, 3)},
     **{f"avg_pool{k}d": _average_pool(k) for k in (1, 2, 3)},
     **{f"max_pool{k}d": _max_pool(k) for k in (1, 2, 3)},
     **{f"adaptive_avg_pool{k}d": _adaptive_average_pool(k) for k in (1, 2, 3)},

@@ -1,0 +1,605 @@
+"""Keras models, in memory and in files: values and derivatives to Keras on JAX; or refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+os.environ["KERAS_BACKEND"] = "jax"
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import keras
+    from keras import layers as L
+    from keras.src.backend.common import dtypes
+
+# Keras computes much of a float64 model in float32, unless it runs on TensorFlow.
+dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
+
+from compare import assert_close, jax_truth, normal  # noqa: E402
+
+import hessarray as ha  # noqa: E402
+from hessarray.errors import LoadError  # noqa: E402
+from hessarray.load.keras_layers import _NAMED, _OTHER, LAYERS, OPERATIONS  # noqa: E402
+
+
+# Of Keras 3.15's own under NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def precision(name: str) -> None:
+    keras.config.set_floatx(name)
+    keras.config.set_dtype_policy(name)
+
+
+@pytest.fixture(autouse=True)
+def double_precision() -> Iterator[None]:
+    precision("float64")
+    yield
+    precision("float32")
+
+
+# ---- models --------------------------------------------------------------------------------------
+
+
+def chain(*layers: Any, shape: tuple[int, ...] = (4,)) -> Any:
+    return keras.Sequential([keras.Input(shape), *layers])
+
+
+def functional(build: Callable[[Any], Any], shape: tuple[int, ...] = (4,)) -> Any:
+    x = keras.Input(shape)
+    return keras.Model(x, build(x))
+
+
+def branches(x: Any) -> Any:
+    u = L.Dense(4, activation="gelu")(x)
+    v = L.Dense(4, activation="tanh", name="own_name")(u)
+    w = L.Dropout(0.3)(L.Add()([u, v]))
+    return L.Dense(2)(L.Concatenate()([w, L.Subtract()([u, x]), L.Average()([u, v, x])]))
+
+
+def shared(x: Any) -> Any:
+    layer, model = L.Dense(4, activation="softplus"), chain(L.Dense(4), L.LeakyReLU(0.3))
+    return L.Multiply()([model(layer(model(x))), layer(x)])
+
+
+def arithmetic(x: Any) -> Any:
+    ops = keras.ops
+    y = ops.sin(x * 2.0 + 1.0) / (ops.square(x) + 2.0) - (3.0 - x) ** 2
+    return ops.exp(-ops.abs(y)) + ops.sigmoid(y) * ops.log1p(ops.exp(x)) - ops.tanh(y)
+
+
+def adapted() -> Any:
+    layer = L.Normalization()
+    layer.adapt(normal(7, 50, 4) * [1.0, 2.0, 3.0, 0.1] + 0.5)
+    return chain(layer, L.Dense(3, activation="tanh"))
+
+
+ACTIVATIONS = [*_NAMED, *_OTHER]
+MODELS: dict[str, Callable[[], Any]] = {
+    "branches": lambda: functional(branches),
+    "shared": lambda: functional(shared),
+    "arithmetic": lambda: functional(arithmetic),
+    "nested": lambda: chain(
+        chain(L.Dense(3, "tanh"), chain(L.Dense(4, "silu"), shape=(3,))),
+        functional(lambda x: L.Add()([x, L.Dense(4, "sigmoid")(x)])),
+    ),
+    "activations": lambda: functional(
+        lambda x: L.Concatenate()([L.Dense(3, activation=a)(x) for a in ACTIVATIONS])
+    ),
+    "activation layers": lambda: chain(
+        L.Activation("mish"), L.ReLU(max_value=2.0, negative_slope=0.1, threshold=0.2),
+        L.Dense(4, activation=L.LeakyReLU(0.3)), L.ELU(0.7), L.PReLU(alpha_initializer="normal"),
+        L.LeakyReLU(0.2), L.Softmax(),
+    ),
+    "normalised": lambda: chain(
+        L.Normalization(mean=[1.0, 2.0, 3.0, 4.0], variance=[1.0, 4.0, 9.0, 16.0]),
+        L.BatchNormalization(), L.LayerNormalization(), L.RMSNormalization(), L.UnitNormalization(),
+        L.Normalization(mean=0.3, variance=2.0, invert=True, axis=None),
+        L.Rescaling(2.0, offset=[1.0, 2.0, 3.0, 4.0]),
+    ),
+    "adapted": adapted,
+    "groups": lambda: chain(L.GroupNormalization(2), L.Activation("tanh"), shape=(3, 4)),
+    "instances": lambda: chain(L.GroupNormalization(-1), L.Activation("tanh"), shape=(3, 2)),
+    "several axes": lambda: chain(
+        L.Dense(3, "tanh"), L.LayerNormalization(axis=[1, 2]), L.BatchNormalization(axis=1),
+        shape=(2, 3),
+    ),
+    "shapes": lambda: chain(
+        L.Reshape((2, -1)), L.Permute((2, 1)), L.Activation("tanh"), L.Flatten(), L.RepeatVector(2),
+        L.Softmax(axis=1),
+    ),
+    "conv 1d": lambda: chain(
+        L.Conv1D(4, 3, padding="same", strides=2, activation="tanh"),
+        L.Conv1D(2, 2, padding="causal", dilation_rate=2, groups=2, use_bias=False),
+        L.DepthwiseConv1D(2, depth_multiplier=2, activation="softplus"),
+        L.GlobalAveragePooling1D(), shape=(9, 2),
+    ),
+    "conv 2d": lambda: chain(
+        L.ZeroPadding2D(((1, 0), (0, 2))), L.Conv2D(3, (2, 3), activation="tanh"),
+        L.DepthwiseConv2D(2, padding="same"), L.Cropping2D(((0, 1), (1, 0))),
+        L.MaxPooling2D(2, padding="same"), L.UpSampling2D((1, 2)), L.Activation("tanh"), L.Flatten(),
+        shape=(4, 4, 1),
+    ),
+    "conv 3d": lambda: chain(L.Conv3D(2, 2, activation="tanh"), L.Flatten(), shape=(2, 3, 2, 1)),
+    "pools": lambda: chain(
+        L.Activation("tanh"), L.AveragePooling1D(3, 2, padding="same"), L.UpSampling1D(2),
+        L.ZeroPadding1D(1), L.Cropping1D((0, 1)), L.MaxPooling1D(2, 1), shape=(6, 2),
+    ),
+    "pools of two axes": lambda: functional(
+        lambda x: L.Concatenate()(
+            [L.GlobalMaxPooling2D()(x), L.GlobalAveragePooling2D()(L.AveragePooling2D(2)(x**2))]
+        ),
+        (3, 4, 2),
+    ),
+    "pools of three axes": lambda: functional(
+        lambda x: L.Concatenate()(
+            [
+                L.GlobalMaxPooling3D()(L.AveragePooling3D((2, 1, 1))(x)),
+                L.GlobalAveragePooling3D()(L.MaxPooling3D((1, 2, 1))(x)),
+            ]
+        ),
+        (2, 2, 2, 1),
+    ),
+    "global pools of one axis": lambda: functional(
+        lambda x: L.Maximum()([L.GlobalMaxPooling1D()(x), L.GlobalAveragePooling1D()(x**2)]), (3, 2)
+    ),
+    "extremes": lambda: functional(
+        lambda x: L.Minimum()([L.Dense(3)(x), L.Maximum()([L.Dense(3)(x), L.Dense(3)(x)])])
+    ),
+    "idle": lambda: chain(
+        L.Dropout(0.5), L.GaussianNoise(0.1), L.GaussianDropout(0.1), L.ActivityRegularization(0.1),
+        L.AlphaDropout(0.1), L.Identity(), L.LayerNormalization(center=False, scale=False),
+    ),
+    "idle in space": lambda: chain(
+        L.SpatialDropout1D(0.2), L.Activation("tanh"), L.Reshape((2, 2, 1)), L.SpatialDropout2D(0.2),
+        shape=(2, 2),
+    ),
+}  # fmt: skip
+
+
+@cache
+def model_of(name: str) -> Any:
+    """With weights that are all different, moving averages among them."""
+    precision("float64")
+    keras.utils.set_random_seed(0)
+    model = MODELS[name]()
+    rng = np.random.default_rng(1)
+    for layer in model._flatten_layers():
+        if not isinstance(layer, (L.Normalization, keras.Model)):
+            layer.set_weights([rng.uniform(0.3, 1.1, w.shape) for w in layer.get_weights()])
+    return model
+
+
+def sample(model: Any, n: int = 3) -> Any:
+    return normal(3, n, *model.input_shape[1:])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_in_memory_and_in_files(name: str, tmp_path: Path) -> None:
+    model = model_of(name)
+    x = sample(model)
+    truth = jax_truth(lambda u: model(u[None])[0], x)
+    model.save(tmp_path / "model.keras")
+    for function in (ha.from_keras(model), ha.load(tmp_path / "model.keras")):
+        found = function.value_gradient_hessian(x)
+        assert_close(found.f, truth.f, 1e-12, "value", "Keras")
+        assert_close(found.df, truth.df, 1e-11, "gradient", "JAX")
+        assert_close(found.d2f, truth.d2f, 1e-10, "Hessian", "JAX")
+
+
+def test_every_layer_and_operation_of_the_tables_is_tested() -> None:
+    seen: set[str] = set()
+    for name in MODELS:
+        graph = getattr(ha.from_keras(model_of(name)), "_fn", None)
+        seen |= {step.kind for step in graph.steps} if graph else set()
+    assert set(LAYERS) - seen == set()
+    simple = {"Sinh", "Cosh", "Tan"}
+    assert seen >= {"Add", "TrueDivide", "Sin"}
+    assert simple <= set(OPERATIONS)
+
+
+def test_chains_of_dense_layers_become_networks(tmp_path: Path) -> None:
+    model = chain(
+        L.Dense(5, "tanh"), L.Dropout(0.2), L.Dense(3), L.LeakyReLU(0.1), L.Dense(2, use_bias=False)
+    )
+    net = ha.from_keras(model)
+    assert repr(net) == "Network(Dense(4, 5), Dense(5, 3), Dense(3, 2))"
+    net.save(tmp_path / "net.npz")
+    x = sample(model)
+    assert_close(ha.load(tmp_path / "net.npz").value(x), np.asarray(model(x)), 1e-14)
+
+
+def test_several_inputs(tmp_path: Path) -> None:
+    x, y = keras.Input((2,)), keras.Input((3,))
+    model = keras.Model([x, y], L.Concatenate()([L.Dense(3, "tanh")(x) * y, y]))
+    model.save(tmp_path / "m.keras")
+    f = ha.load(tmp_path / "m.keras")
+    u, v = normal(1, 4, 2), normal(2, 4, 3)
+    assert f.in_shapes == ((2,), (3,))
+    assert_close(f.value(u, v), np.asarray(model([u, v])), 1e-14)
+
+
+def test_float32_weights_stay_float32(tmp_path: Path) -> None:
+    precision("float32")
+    model = functional(branches)
+    model.save(tmp_path / "m.keras")
+    f = ha.load(tmp_path / "m.keras")
+    assert {a.dtype.name for a in f.parameters().values()} == {"float32"}
+    x = sample(model).astype("float32")
+    assert_close(f.value(x), np.asarray(model(x)), 1e-5)
+
+
+def test_parameters_are_named_by_layer_and_weight() -> None:
+    f = ha.from_keras(model_of("shared"))
+    names = list(f.parameters())
+    assert all(k.rsplit("/", 1)[1] in ("kernel", "bias") for k in names)
+    assert len(names) == 4  # each shared layer once
+    assert "batch_normalization" not in "".join(ha.from_keras(model_of("idle")).parameters())
+    trained = ha.from_keras(model_of("several axes")).parameters()
+    assert not any("moving" in k for k in trained)
+
+
+def test_files_without_names_of_layers(tmp_path: Path) -> None:
+    """Keras 3 before 3.4 wrote no names: layers are counted by class."""
+    model = model_of("branches")
+    model.save(tmp_path / "m.keras")
+    members = contents(tmp_path / "m.keras")
+    with h5(members) as file:
+        file.visititems(lambda name, node: node.attrs.pop("name", None) and None)
+    write(tmp_path / "m.keras", members)
+    x = sample(model)
+    assert_close(ha.load(tmp_path / "m.keras").value(x), np.asarray(model(x)), 1e-14)
+
+
+def test_reading_needs_no_keras(tmp_path: Path) -> None:
+    model = model_of("conv 2d")
+    model.save(tmp_path / "m.keras")
+    x = sample(model)
+    (tmp_path / "x.pickle").write_bytes(pickle.dumps((x, np.asarray(model(x)))))
+    code = (
+        "import pickle, sys, numpy as np, hessarray as ha; f = ha.load(sys.argv[1]); "
+        "x, y = pickle.load(open(sys.argv[2], 'rb')); assert np.allclose(f.value(x), y); "
+        "pickle.loads(pickle.dumps(f)); assert not {'keras', 'jax', 'torch'} & set(sys.modules)"
+    )
+    args = [sys.executable, "-c", code, str(tmp_path / "m.keras"), str(tmp_path / "x.pickle")]
+    subprocess.run(args, check=True)
+
+
+def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model_of("branches").save(tmp_path / "m.keras")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(
+        LoadError, match=r"^\.keras files need the extra: pip install 'hessarray\[k"
+    ):
+        ha.load(tmp_path / "m.keras")
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+
+class Own(L.Layer):  # type: ignore[misc]
+    def call(self, x: Any) -> Any:
+        return x * 2.0
+
+
+@keras.saving.register_keras_serializable(package="mine")
+class Dense(L.Dense):  # type: ignore[misc]
+    """A class of the user's that has the name of one of Keras's."""
+
+    def call(self, x: Any) -> Any:
+        return 2.0 * super().call(x)
+
+
+class Subclassed(keras.Model):  # type: ignore[misc]
+    def call(self, x: Any) -> Any:
+        return x
+
+
+def doubled(x: Any) -> Any:
+    return 2.0 * x
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "Lambda": (lambda: chain(L.Lambda(doubled)), r"layer 'lambda.*\(Lambda\) holds Python code"),
+    "own class": (lambda: chain(Own()), r"layer 'own.*\(Own\) is no layer of Keras's own"),
+    "own class of a known name": (lambda: chain(Dense(3)), "is no layer of Keras's own"),
+    "own activation": (lambda: chain(L.Dense(3, doubled)), "activation 'doubled' is not supported"),
+    "LSTM": (
+        lambda: chain(L.LSTM(3), shape=(2, 4)),
+        r"\(LSTM\) is not supported, supported are Ac",
+    ),
+    "activation": (lambda: chain(L.Dense(3, "sparsemax")), "activation 'sparsemax' is not suppor"),
+    "two outputs": (
+        lambda: keras.Model(x := keras.Input((2,)), [L.Dense(1)(x), L.Dense(1)(x)]),
+        "has 2 outputs, one is expected: join them with Concatenate",
+    ),
+    "unknown length": (lambda: chain(L.Dense(2), shape=(None, 3)), "lengths of all axes but the"),
+    "over the batch": (
+        lambda: chain(L.Softmax(axis=0), shape=(3,)),
+        r"axis=0 is that of the batch, which would mix samples",
+    ),
+    "active dropout": (
+        lambda: functional(lambda x: L.Dropout(0.5)(x, training=True)),
+        "is called with 'training'=True, which is not supported",
+    ),
+    "half": (lambda: chain(L.Dense(2, dtype="float16")), "has dtype '?float16'?, float32 or float64"),
+    "bilinear": (
+        lambda: chain(L.UpSampling2D(interpolation="bilinear"), shape=(2, 2, 1)),
+        "only interpolation='nearest' is supported",
+    ),
+    "embedding": (lambda: chain(L.Embedding(3, 2)), r"\(Embedding\) is not supported"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str, tmp_path: Path) -> None:
+    make, message = REFUSED[name]
+    model = make()
+    model.save(tmp_path / "m.keras")
+    for read in (lambda: ha.from_keras(model), lambda: ha.load(tmp_path / "m.keras")):
+        with one_sentence(message):
+            read()
+
+
+def test_refused_objects() -> None:
+    with one_sentence("^NoneType is no Keras model"):
+        ha.from_keras(None)
+    with one_sentence("^Subclassed .* is no Sequential and no Functional|has no description"):
+        ha.from_keras(Subclassed())
+
+
+# ---- hostile files -------------------------------------------------------------------------------
+
+
+class one_sentence:
+    """A LoadError of one printable line, raised on purpose."""
+
+    def __init__(self, match: str) -> None:
+        self.raises = pytest.raises(LoadError, match=match)
+
+    def __enter__(self) -> None:
+        self.caught = self.raises.__enter__()
+
+    def __exit__(self, *args: Any) -> Any:
+        done = self.raises.__exit__(*args)
+        assert str(self.caught.value).isprintable()
+        assert self.caught.value.__cause__ is None
+        return done
+
+
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {k: archive.read(k) for k in archive.namelist()}
+
+
+def write(path: Path, members: dict[str, Any], **options: Any) -> None:
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data if isinstance(data, bytes) else json.dumps(data))
+
+
+class h5:
+    """The weights as an open HDF5 file, put back when the block ends."""
+
+    def __init__(self, members: dict[str, Any]) -> None:
+        self.members, self.bytes = members, io.BytesIO(members[WEIGHTS])
+
+    def __enter__(self) -> Any:
+        self.file = h5py.File(self.bytes, "r+")
+        return self.file
+
+    def __exit__(self, *args: Any) -> None:
+        self.file.close()
+        self.members[WEIGHTS] = self.bytes.getvalue()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    path = tmp_path / "m.keras"
+    model_of("branches").save(path)
+    members: dict[str, Any] = contents(path)
+    members[CONFIG] = json.loads(members[CONFIG])
+    return path, members
+
+
+KERNEL = "layers/dense/vars/0"
+
+
+def replaced(make: Callable[[Any, Any], Any]) -> Callable[[dict[str, Any]], None]:
+    def change(members: dict[str, Any]) -> None:
+        with h5(members) as file:
+            group = file["layers/dense/vars"]
+            del group["0"]
+            made = make(file, group)
+            if made is not None:
+                group["0"] = made
+
+    return change
+
+
+def virtual(file: Any, group: Any) -> None:
+    layout = h5py.VirtualLayout((4, 4), "f8")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", (4, 4))
+    group.create_virtual_dataset("0", layout)
+
+
+def unallocated(file: Any, group: Any) -> None:
+    group.create_dataset("0", shape=(4, 4), dtype="f8", chunks=(4, 4))
+
+
+def compressed(file: Any, group: Any) -> None:
+    group.create_dataset("0", data=np.zeros((4, 4)), compression="gzip")
+
+
+def huge(file: Any, group: Any) -> None:
+    group.create_dataset("0", shape=(2**20, 2**20), dtype="f8", chunks=(1, 1024))
+
+
+def typed(dtype: Any) -> Callable[[dict[str, Any]], None]:
+    return replaced(
+        lambda file, group: group.create_dataset("0", shape=(4, 4), dtype=dtype) and None
+    )
+
+
+def outside(file: Any, group: Any) -> None:
+    group.create_dataset("0", shape=(4, 4), dtype="f8", external=[("/etc/passwd", 0, 128)])
+
+
+HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "no weights": (lambda m: m.pop(WEIGHTS), "there is no model.weights.h5"),
+    "no description": (lambda m: m.pop(CONFIG), "there is no config.json"),
+    "a pickle beside": (lambda m: m.update({"x.pkl": b"cos\n"}), "'x.pkl' is no part"),
+    "a path outside": (lambda m: m.update({"../x": b""}), r"'\.\./x' points outside the file"),
+    "an absolute path": (lambda m: m.update({"/x": b""}), "'/x' points outside the file"),
+    "no JSON": (lambda m: m.update({CONFIG: b"{"}), r"not a readable \.keras file"),
+    "deep JSON": (lambda m: m.update({CONFIG: b"[" * 10**6}), r"not a readable \.keras file"),
+    "other JSON": (lambda m: m.update({CONFIG: [1]}), "None is no Sequential and no Functional"),
+    "no HDF5": (lambda m: m.update({WEIGHTS: b"x" * 100}), r"not a readable \.keras file"),
+    "half an HDF5": (
+        lambda m: m.update({WEIGHTS: m[WEIGHTS][:3000]}),
+        r"not a readable \.keras file",
+    ),
+    "external link": (
+        replaced(lambda f, g: h5py.ExternalLink("/etc/passwd", "/x")),
+        "'0' is a link, tensors inside the file are expected",
+    ),
+    "soft link": (replaced(lambda f, g: h5py.SoftLink("/layers")), "'0' is a link, tensors inside"),
+    "virtual": (replaced(virtual), "lies in another file, tensors inside the file are expected"),
+    "outside": (replaced(outside), "lies in another file, tensors inside the file are expected"),
+    "missing": (replaced(lambda f, g: None), "tensor '/layers/dense/vars/0' is missing|weights, "),
+    "a group": (replaced(lambda f, g: g.create_group("0") and None), "'.*' is missing"),
+    "unallocated": (replaced(unallocated), "'own.*|'dense/0' is compressed or incomplete"),
+    "compressed": (replaced(compressed), "is compressed or incomplete"),
+    "huge": (replaced(huge), "the tensors take 8,796,0.* bytes, max_bytes is"),
+    "half precision": (typed("f2"), "has dtype float16, float32 or float64 is expected"),
+    "objects": (typed(h5py.special_dtype(vlen=str)), "has dtype '.*', float32 or float64 is ex"),
+    "references": (typed(h5py.ref_dtype), "has dtype '.*', float32 or float64 is expected"),
+    "complex": (typed("c16"), "has dtype '.*', float32 or float64 is expected"),
+    "integers": (typed("i8"), "has dtype '.*', float32 or float64 is expected"),
+    "wrong shape": (
+        replaced(lambda f, g: np.zeros((3, 4))),
+        r"layer 'dense.*' \(Dense\): .*\(4,\) and \(3, 4\)",
+    ),
+    "another layer": (
+        lambda m: m[CONFIG]["config"]["layers"][1].update({"class_name": "__class__"}),
+        r"\(__class__\) is no layer of Keras's own|is not supported",
+    ),
+    "an import": (
+        lambda m: m[CONFIG]["config"]["layers"][1].update({"module": "os", "class_name": "system"}),
+        r"\(system\) is no layer of Keras's own \('os'",
+    ),
+    "a cycle": (
+        lambda m: m[CONFIG]["config"]["layers"][1]["inbound_nodes"][0]["args"][0]["config"].update(
+            {"keras_history": ["own_name", 0, 0]}
+        ),
+        "waits for what nothing gives",
+    ),
+    "no output": (
+        lambda m: m[CONFIG]["config"].update({"output_layers": ["nobody", 0, 0]}),
+        "nothing gives the output",
+    ),
+    "a model in itself": (
+        lambda m: m[CONFIG]["config"]["layers"].append({"class_name": "Sequential"}),
+        "a layer has no name and no configuration",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files(name: str, saved: Any) -> None:
+    path, members = saved
+    change, message = HOSTILE[name]
+    change(members)
+    write(path, members)
+    with one_sentence(f"^{path}: .*({message})"):
+        ha.load(path)
+
+
+def test_limits_on_sizes(saved: Any) -> None:
+    path, members = saved
+    with one_sentence(r"the tensors take [0-9,]+ bytes, max_bytes is 100$"):
+        ha.load(path, max_bytes=100)
+    write(path, members, compression=zipfile.ZIP_DEFLATED)
+    assert ha.load(path).out_shape == (2,)
+    members["metadata.json"] = members[CONFIG] = b" " * 10**8  # 100 kB of deflate
+    write(path, members, compression=zipfile.ZIP_DEFLATED)
+    with one_sentence("member 'config.json' takes 100,000,000 bytes, at most 10,000,000"):
+        ha.load(path)
+
+
+def test_sizes_that_are_lies(saved: Any) -> None:
+    path, members = saved
+    write(path, members)
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\x01\x02")  # of the last member, in the directory
+    data[at + 24 : at + 28] = (2**31).to_bytes(4, "little")
+    path.write_bytes(bytes(data))
+    with one_sentence("promises 2,147,483,648 bytes, its .* cannot hold them"):
+        ha.load(path)
+
+
+def test_numbers_of_a_description_that_take_memory(tmp_path: Path) -> None:
+    path = tmp_path / "m.keras"
+    for layer, key in (
+        (L.RepeatVector(2), "n"),
+        (L.ZeroPadding1D(1), "padding"),
+        (L.UpSampling1D(2), "size"),
+        (L.MaxPooling1D(1), "pool_size"),
+    ):
+        chain(layer, shape=(4,) if key == "n" else (4, 2)).save(path)
+        members: dict[str, Any] = contents(path)
+        members[CONFIG] = json.loads(members[CONFIG])
+        for value in (10**8, 10**30, -1, 1.5, "x", None, [], math.inf):
+            members[CONFIG]["config"]["layers"][1]["config"][key] = value
+            write(path, members)
+            with one_sentence(f"layer '.*' .*({key}=|too large|do not fit|no writable|cannot)"):
+                ha.load(path)
+
+
+def test_nan_is_a_number(saved: Any) -> None:
+    path, members = saved
+    with h5(members) as file:
+        file[KERNEL][0, 0] = np.nan
+    write(path, members)
+    with pytest.warns(UserWarning, match=r"tensor 'dense.*/0' holds NaN or infinity"):
+        ha.load(path)
+
+
+def test_random_damage(saved: Any) -> None:
+    """A sentence or a model; a damaged HDF5 file may hold other numbers."""
+    path, members = saved
+    write(path, members)
+    data = path.read_bytes()
+    rng = np.random.default_rng(0)
+    failed = 0
+    for _ in range(150):
+        out = bytearray(data)
+        for i in rng.integers(len(out), size=rng.integers(1, 9)):
+            out[i] = int(rng.integers(256))
+        path.write_bytes(bytes(out[: len(out) - int(rng.integers(0, 2)) * int(rng.integers(9999))]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                ha.load(path, max_bytes=10**6)
+            except LoadError as caught:
+                assert str(caught).isprintable()
+                failed += 1
+    assert failed > 50
