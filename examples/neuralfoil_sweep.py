@@ -16,6 +16,7 @@ import argparse
 import importlib.util
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,25 @@ Array = Any  # an array of any library, concrete or traced
 # x = (8 upper weights, 8 lower weights, leading-edge weight, tail thickness [chord],
 #      angle of attack [degrees], ln Re, n_crit, forced transition upper and lower [chord])
 D = 23
-LE_WEIGHT, TE_THICKNESS, ALPHA, LN_RE, N_CRIT, XTR_UPPER, XTR_LOWER = range(16, D)
+TE_THICKNESS, ALPHA, LN_RE, N_CRIT, XTR_UPPER, XTR_LOWER = range(17, D)
 OUTPUTS = ("analysis_confidence", "CL", "CD", "CM", "Top_Xtr", "Bot_Xtr")
 CL, CD = 1, 2
+
+# What stands around the network, as layers: first the 25 inputs of the 23 physical ones.
+DEGREE, SAME = math.pi / 180, ["identity"]
+ENCODING = (
+    ha.Encode(*SAME * 18, [("sin", 2 * DEGREE), ("cos", DEGREE), ("sin", DEGREE)], *SAME * 4),
+    ha.Encode(*SAME * 20, "square", *SAME * 4),  # published as 1 - cos^2, which cancels
+    ha.Scale(
+        [0.0] * 21 + [12.5, 9.0, 0.0, 0.0],
+        [1.0] * 17 + [0.02, 1.0, 1.0, 1.0, 3.5, 4.5, 1.0, 1.0],
+    ),
+)
+# Transition at an edge of the chord is a kink: the slope is zero there.
+DECODING = (
+    ha.Scale([0.0, 0.0, 2.0, 0.0, 0.0, 0.0], [1.0, 2.0, 0.5, 20.0, 1.0, 1.0]),
+    ha.Decode("sigmoid", "identity", "exp", "identity", ("clip", 0.0, 1.0), ("clip", 0.0, 1.0)),
+)
 
 # The same flow seen upside down: upper and lower swap, and what points up changes its sign.
 MIRROR_INPUTS = np.array([*range(8, 16), *range(8), *range(16, 23), 24, 23])
@@ -42,7 +59,6 @@ MIRROR_OUTPUTS_SIGN = np.ones(198)
 MIRROR_OUTPUTS_SIGN[[1, 3, *range(70, 102), *range(166, 198)]] = -1.0
 
 silu = ha.activations.activation("silu")
-sigmoid = ha.activations.activation("sigmoid")
 
 
 def find_weights() -> Path:
@@ -102,36 +118,31 @@ def _layers(params: Mapping[str, Array]) -> list[int]:
     return sorted({int(name.split(".")[1]) for name in params if name.startswith("net.")})
 
 
-def encode(x: Array) -> Array:
-    """Make the network's 25 inputs of the 23 physical ones; x (23,) -> (25,)."""
-    xp = x.__array_namespace__()
-    alpha = x[ALPHA] * (math.pi / 180)
-    rest = [
-        x[TE_THICKNESS] * 50,
-        xp.sin(2 * alpha),
-        xp.cos(alpha),
-        xp.sin(alpha) ** 2,  # published as 1 - cos^2, which cancels at small angles
-        (x[LN_RE] - 12.5) / 3.5,
-        (x[N_CRIT] - 9) / 4.5,
-        x[XTR_UPPER],
-        x[XTR_LOWER],
-    ]
-    return xp.concat([x[: LE_WEIGHT + 1], xp.stack(rest)])
+class Published(ha.Layer):
+    """The network, and its confidence corrected for the distance to the training data."""
+
+    def __init__(self, params: Mapping[str, Array]) -> None:
+        self.params, self.numbers = dict(params), _layers(params)
+        super().__init__(25, params[f"net.{self.numbers[-1]}.bias"].shape[0])
+
+    def __call__(self, u: Array) -> Array:
+        xp = u.__array_namespace__()
+        y = u
+        for i in self.numbers:
+            y = self.params[f"net.{i}.weight"] @ y + self.params[f"net.{i}.bias"]
+            if i != self.numbers[-1]:
+                y = silu(y)
+        # Squared Mahalanobis distance: far from the data confidence falls to zero.
+        r = u - self.params["mean"]
+        distance = xp.sum((r @ self.params["inverse_covariance"]) * r)
+        return xp.concat([xp.stack([y[0] - distance / (2 * 25)]), y[1:]])
 
 
-def network(u: Array, params: Mapping[str, Array]) -> Array:
-    """Run the network and correct its confidence for distance to the data; u (25,) -> (m,)."""
-    xp = u.__array_namespace__()
-    layers = _layers(params)
-    y = u
-    for i in layers:
-        y = params[f"net.{i}.weight"] @ y + params[f"net.{i}.bias"]
-        if i != layers[-1]:
-            y = silu(y)
-    # Squared Mahalanobis distance to the training data: far from it confidence falls to zero.
-    r = u - params["mean"]
-    distance = xp.sum((r @ params["inverse_covariance"]) * r)
-    return xp.concat([xp.stack([y[0] - distance / (2 * 25)]), y[1:]])
+def through(layers: Sequence[ha.Layer], u: Array) -> Array:
+    """The value of layers one after another."""
+    for layer in layers:
+        u = layer(u)
+    return u
 
 
 def aerodynamics(x: Array, params: Mapping[str, Array]) -> Array:
@@ -151,28 +162,16 @@ def aerodynamics(x: Array, params: Mapping[str, Array]) -> Array:
         surface, momentum thickness [chord], shape factor, and edge velocity over free stream.
     """
     xp = x.__array_namespace__()
-    u = encode(x)
-    y = network(u, params)
-    m = y.shape[0]
-
+    network = Published(params)
+    m = network.out_features
     # The model is made symmetric: also ask for the mirrored airfoil, mirror back, and average.
-    u_mirrored = xp.take(u, xp.asarray(MIRROR_INPUTS), axis=0) * MIRROR_INPUTS_SIGN
-    y_mirrored = network(u_mirrored, params)
-    y_back = xp.take(y_mirrored, xp.asarray(MIRROR_OUTPUTS[:m]), axis=0) * MIRROR_OUTPUTS_SIGN[:m]
-    y = (y + y_back) / 2
-
-    coefficients = [
-        sigmoid(y[0]),  # published with a clip against overflow, which this sigmoid cannot have
-        y[1] / 2,
-        xp.exp((y[2] - 2) * 2),
-        y[3] / 20,
-        xp.clip(y[4], 0.0, 1.0),  # kinks: transition at an edge of the chord has slope zero there
-        xp.clip(y[5], 0.0, 1.0),
-    ]
+    sides = MIRROR_INPUTS, MIRROR_OUTPUTS[:m], MIRROR_INPUTS_SIGN, MIRROR_OUTPUTS_SIGN[:m]
+    y = through([*ENCODING, ha.Mirror(network, *sides)], x)
+    coefficients = through(DECODING, y[: len(OUTPUTS)])
     if m == len(OUTPUTS):
-        return xp.stack(coefficients)
+        return coefficients
     upper, lower = _boundary_layer(y[6:102], x[LN_RE]), _boundary_layer(y[102:], x[LN_RE])
-    return xp.concat([xp.stack(coefficients), upper, lower])
+    return xp.concat([coefficients, upper, lower])
 
 
 def _boundary_layer(y: Array, ln_re: Array) -> Array:
@@ -332,6 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     alpha = np.linspace(*options.alpha[:2], int(options.alpha[2]))
     x = sweep_inputs(shape, alpha + tilt, options.re * chord)
     model = ha.Function(aerodynamics, in_shape=(D,), params=params)
+    warnings.simplefilter("ignore", ha.KinkWarning)  # of the clipped transition: printed below
     times = [time.perf_counter()]
     for _ in range(2):  # the first call also traces the function and plans its derivatives
         f, df, d2f = model.value_gradient_hessian(x)
@@ -347,6 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"d2CL/dalpha dlnRe = {d2f[i, ALPHA, LN_RE, CL]:.3e} 1/deg")
     print(f"value {f.shape}, gradient {df.shape}, Hessian {d2f.shape}", end=" ")
     print(f"in {again:.1f} ms ({first:.0f} ms with the planning)\n")
+    print(f"kinks, of transition at an edge of the chord:\n{ha.kinks(model, x, tolerance=1e-3)}\n")
     print(ha.check_derivatives(model, x[:: max(1, len(x) // 8)]))
     plan = str(model.plan(n=len(x), want=("value", "gradient", "hessian")))
     # Its costs only: the contraction path of every step is some sixty lines more.
