@@ -253,7 +253,7 @@ def test_figures_without_matplotlib(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert bench("--plot", tmp_path) == 1
+    assert bench("--plot", tmp_path) == 2
     sentence = "figures need matplotlib: pip install 'hessarray[bench]'"
     assert capsys.readouterr().err == f"hessarray bench: {sentence}\n"
 
@@ -337,7 +337,7 @@ def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
         (("--device", "cuda"), "numpy has no device 'cuda': choose cupy, torch or jax"),
         (("--backend", "cupy"), "cupy "),
     ):
-        assert bench(*arguments) == 1
+        assert bench(*arguments) == 2
         said = capsys.readouterr().err.splitlines()[-1]
         assert said.startswith(f"hessarray bench: {sentence}")
     assert set(LIBRARIES) == {"cupy", "jax", "numpy", "torch"}
@@ -371,7 +371,7 @@ def test_a_model_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixtu
         (("--model", path, "--act", "tahn"), "tanh"),
         (("--model", tmp_path / "none.npz"), "no such file"),
     ):
-        assert bench(*arguments) == 1
+        assert bench(*arguments) == 2
         said = capsys.readouterr().err
         assert said.startswith("hessarray bench: ")
         assert len(said.splitlines()) == 1
@@ -438,7 +438,7 @@ def test_files_are_replaced_as_a_whole(
     path = tmp_path / "b.json"
     path.write_text("the old report")
     monkeypatch.setattr(os, "fsync", full)
-    assert bench("--only", "hvp", "--against", "jax", "--json", path) == 1
+    assert bench("--only", "hvp", "--against", "jax", "--json", path) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "hessarray bench: no space left on device"
     assert path.read_text() == "the old report"
     assert [p.name for p in tmp_path.iterdir()] == ["b.json"]
