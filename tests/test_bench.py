@@ -152,7 +152,7 @@ def test_the_papers_grid_is_whole() -> None:
 
 def test_costs_are_those_of_the_plan() -> None:
     made = problem(Case("mlp", "", RESIDUAL, 10))
-    flops, size = costs(made)
+    flops, size = costs(made, library("numpy", "cpu", 1))
     assert flops == made.network.plan(10, want=("value", "gradient", "hessian")).flops
     assert size == 8 * 10 * (3 + 2 + 6 + 18)
 
