@@ -131,7 +131,8 @@ bench: $(TEST)/.ready
 ## make bench-gpu         the same on a CUDA device, written to docs/benchmarks-gpu.md
 bench-gpu: $(GPU)/.ready
 	$(cuda_answers)
-	$(GPU)/bin/hessarray bench --paper --backend cupy,torch --device cuda \
+	HESSARRAY_CUDA_GRAPHS=1 \
+	  $(GPU)/bin/hessarray bench --paper --backend cupy,torch --device cuda \
 	  --json docs/benchmarks-gpu.json --plot docs/benchmarks-gpu \
 	  --write docs/benchmarks-gpu.md $(BENCH_ARGS)
 

@@ -6,6 +6,9 @@ The kernels are compiled with g++ for float and double and compared with NumPy.
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -290,6 +293,49 @@ def test_memory_is_what_was_planned(act, want):
         for n in (10, 100_000):
             plan = plan_for(net, want, n, cupy.backend)
             assert peak(plan.program) <= 4 / 3 * max(plan.entries_functional, 1)
+
+
+@pytest.fixture(scope="module")
+def bodies():
+    """The kernels of every named activation."""
+    found = {}
+    with installed() as cupy:
+        for act in ha.ACTIVATIONS:
+            net = ha.Network(ha.Dense(3, 6, act=act), ha.Dense(6, 6, act=act), ha.Dense(6, 2))
+            for want in WANTS:
+                program = plan_for(net, want, 1000, cupy.backend).program
+                found |= dict.fromkeys(kernels(cupy_source(program, functional_source(program))))
+    assert len(found) > 50
+    return list(found)
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc to compile kernels as CUDA with")
+def test_cuda_compiles_every_kernel(bodies, tmp_path):
+    text = []
+    for k, (inputs, outputs, body) in enumerate(bodies):
+        for t in ("float", "double"):
+            args = [f"const {a}" for a in inputs.split(", ")]
+            args += [f"{b.replace(' ', '* _')}" for b in outputs.split(", ")]
+            names = [name for _, name in parameters(outputs)]
+            refs = " ".join(f"auto& {name} = *_{name};" for name in names)
+            head = f'extern "C" __global__ void k{k}_{t}({", ".join(args)})'
+            text.append(f"#define T {t}\n{head} {{ {refs}\n{body} }}\n#undef T\n")
+    path = tmp_path / "kernels.cu"
+    path.write_text("".join(text))
+    command = ["nvcc", "-ptx", "--fmad=false", "-arch=sm_80", "-Xcompiler=-w", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert not done.returncode, done.stderr
+    ptx = (tmp_path / "kernels.ptx").read_text()
+    assert ptx.count(".visible .entry") == 2 * len(bodies)
+
+
+@pytest.mark.skipif(find_spec("cupy") is None, reason="CuPy is not installed")
+def test_cupy_takes_every_kernel(bodies):
+    import cupy
+
+    for code in bodies:
+        kernel = cupy.ElementwiseKernel(*code, "hessarray_fused", options=("--fmad=false",))
+        assert [p.name for p in kernel.in_params] == [name for _, name in parameters(code[0])]
 
 
 def plan_for(net, want, n, backend):

@@ -180,7 +180,7 @@ def _chosen(options: argparse.Namespace) -> list[Case]:
     found = [case for case in every if case.group in groups]
     if options.model is not None:
         found.append(model_case(options.model, options.act, options.samples, options.want))
-    options.memory = "memory" in groups and "numpy" in options.backend
+    options.memory = "memory" in groups
     return found
 
 
@@ -202,8 +202,9 @@ def _rows(
         _say(f": {outcome} ({time.perf_counter() - start:.1f} s)")
         yield row
     if options.memory:
-        _say("memory")
-        yield from memory_rows(quick)
+        for lib in libraries:
+            _say(f"memory on {lib.name}")
+            yield from memory_rows(lib, quick)
 
 
 def _say_what_is_missing(against: list[str], chosen: list[Case]) -> None:

@@ -40,6 +40,9 @@ class Library:
         ``copy(target, source)``: one read and one write of every byte, in the target if it can be.
     free : callable
         Bytes that could be had now, on the device.
+    peak : callable or None
+        ``peak(call)``: the most bytes of the device that arrays took while ``call()`` ran, above
+        those before it; None where the library cannot tell.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Library:
     wait: Callable[[Any], Any]
     copy: Callable[[Any, Any], Any]
     free: Callable[[], int]
+    peak: Callable[[Callable[[], Any]], int] | None = None
 
 
 def library(name: str, device: str, threads: int) -> Library:
@@ -84,7 +88,6 @@ def torch_on(device: str, threads: int) -> Any:
     if device == "cuda" and not torch.cuda.is_available():
         raise BackendError("no CUDA device answers torch.cuda.is_available()")
     torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = False
     return torch
 
 
@@ -96,6 +99,12 @@ def _torch(device: str, threads: int) -> Library:
         torch.cuda.empty_cache()  # of what earlier cases left
         return int(torch.cuda.mem_get_info()[0])
 
+    def peak(call: Callable[[], Any]) -> int:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return int(torch.cuda.max_memory_allocated() - before)
+
     return Library(
         "torch",
         device,
@@ -105,6 +114,7 @@ def _torch(device: str, threads: int) -> Library:
         (lambda a: torch.cuda.synchronize()) if cuda else (lambda a: a),
         lambda target, source: target.copy_(source),
         free if cuda else free_bytes,
+        peak if cuda else None,
     )
 
 
@@ -153,10 +163,17 @@ def _cupy(device: str, threads: int) -> Library:
 
     if device != "cuda" or not cupy.is_available():
         raise BackendError("cupy needs device 'cuda', and one that answers cupy.is_available()")
+    pool = cupy.get_default_memory_pool()
 
     def free() -> int:
-        cupy.get_default_memory_pool().free_all_blocks()
+        pool.free_all_blocks()
         return int(cupy.cuda.runtime.memGetInfo()[0])
+
+    def peak(call: Callable[[], Any]) -> int:
+        pool.free_all_blocks()  # so that what the pool takes is what it needs
+        before = pool.total_bytes()
+        call()
+        return int(pool.total_bytes() - before)
 
     return Library(
         "cupy",
@@ -167,6 +184,7 @@ def _cupy(device: str, threads: int) -> Library:
         lambda a: cupy.cuda.Stream.null.synchronize(),
         cupy.copyto,
         free,
+        peak,
     )
 
 

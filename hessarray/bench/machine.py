@@ -21,6 +21,8 @@ __all__ = ["describe", "limits", "use_threads"]
 
 _PACKAGES = ("hessarray", "numpy", "torch", "jax", "jaxlib", "hessQuik", "folx", "NeuralFoil")
 _CUPY = ("cupy", "cupy-cuda12x", "cupy-cuda13x")
+# What changes how a library computes: it belongs beside the figures.
+_SETTINGS = ("HESSARRAY_CUDA_GRAPHS", "CUPY_TF32", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "XLA_FLAGS")
 
 
 @contextmanager
@@ -47,6 +49,7 @@ def describe(library: Library, threads: int) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {k: v for k in (*_PACKAGES, *_CUPY) if (v := _version(k))},
+        "settings": {k: os.environ[k] for k in _SETTINGS if k in os.environ},
         "threads": threads,
         "date": time.strftime("%Y-%m-%d"),
     }
@@ -65,14 +68,17 @@ def _version(package: str) -> str | None:
 def limits(library: Library, threads: int, *, quick: bool = False) -> dict[str, float]:
     """Measured flop/s of GEMMs in float64 and float32, and bytes/s of a copy.
 
-    GEMMs of 1024 to 2048 squared; a copy of 256 MiB, whose bytes count as read and as written.
+    GEMMs of 1024 to 2048 squared and a copy of 256 MiB, whose bytes count as read and as written;
+    on a CUDA device, which needs more to be busy, GEMMs of 4096 and 8192 squared and 2 GiB.
     """
-    sizes = (64,) if quick else (1024, 1536, 2048)
+    cuda = library.device == "cuda"
+    sizes = (64,) if quick else (4096, 8192) if cuda else (1024, 1536, 2048)
+    size = 1 if quick else 2048 if cuda else 256
     found = {
         f"{dtype}_flops": max(_gemm(library, size, dtype) for size in sizes)
         for dtype in ("float64", "float32")
     }
-    return found | {"bytes": _copy(library, threads, (1 if quick else 256) << 20)}
+    return found | {"bytes": _copy(library, threads, size << 20)}
 
 
 def _best(call: Callable[[], Any], rounds: int = 5) -> float:

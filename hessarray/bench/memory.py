@@ -15,8 +15,9 @@ import numpy as np
 
 from hessarray.bench.cases import mlp
 from hessarray.bench.host import entry
+from hessarray.bench.libraries import Library
 
-__all__ = ["peak"]
+__all__ = ["peak", "peak_on"]
 
 _MIB = 2.0**20
 
@@ -38,6 +39,23 @@ def peak(n: int, *, stream: bool = False) -> dict[str, float]:
         raise RuntimeError(next(iter(done.stderr.splitlines()[-1:]), "the process failed"))
     found: dict[str, float] = json.loads(done.stdout)
     return found
+
+
+def peak_on(library: Library, n: int) -> dict[str, float]:
+    """The same on a device, in this process, within twice the result and 64 MiB.
+
+    Twice, because libraries that cannot write into a result join the chunks at the end.
+    """
+    net = mlp(10, 64, 4, 1)
+    x = library.array(np.random.default_rng(0).standard_normal((n, 10)))
+    few = library.array(np.zeros((10, 10)))
+    result = sum(8 * n * int(np.prod(a.shape[1:])) for a in net.value_gradient_hessian(few))
+
+    def call() -> None:
+        library.wait(net.value_gradient_hessian(x, memory_limit=2 * result + (64 << 20)))
+
+    assert library.peak is not None
+    return {"result_MiB": result / _MIB, "above_MiB": (library.peak(call) - result) / _MIB}
 
 
 def _status(name: str) -> int:

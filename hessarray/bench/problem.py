@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -99,8 +100,11 @@ def ours(problem: Problem, library: Library, **options: Any) -> Call:
     return Call(run, inputs, results)
 
 
-def costs(problem: Problem) -> tuple[int, int]:
-    """(flops, bytes) of the plan: bytes of inputs and results, in float64."""
-    plan = problem.network.plan(problem.n, **_PLANS[problem.want])
+def costs(problem: Problem, library: Library) -> tuple[int, int]:
+    """(flops, bytes) of the plan on this library: bytes of inputs and results, in float64."""
+    network = problem.network
+    if library.name != "numpy":  # a plan is the library's that the network is pinned to
+        network = copy.deepcopy(network).to(library.name)
+    plan = network.plan(problem.n, **_PLANS[problem.want])
     entries = problem.n * plan.result_entries + sum(a.size for a in problem.inputs[0])
     return plan.flops, 8 * entries

@@ -144,6 +144,7 @@ def markdown(report: Report, command: str, figures: Sequence[str] = ()) -> str:
         "The limit is the time that the plan's flops take at the measured speed of GEMMs plus the",
         "time that inputs and results take at the measured speed of a copy.",
         "",
+        *(["The targets were set for two threads of a CPU.", ""] if device else []),
         *_machine(report),
     ]
     for group, rows in _groups(report.rows):
@@ -169,6 +170,7 @@ def _machine(report: Report) -> list[str]:
         ("processor", f"{m['cpu']}, {m['cores']} cores, {m['memory_GiB']} GiB"),
         ("system", f"{m['system']}, Python {m['python']}"),
         ("versions", versions),
+        ("settings", ", ".join(f"{k}={v}" for k, v in m.get("settings", {}).items())),
         ("threads", f"{m['threads']} for everyone"),
         ("date", m["date"]),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def run_case(
         row.reason = str(error)
         return row
     row.d, row.m = made.network.in_features, made.network.out_features
-    row.flops, row.bytes = costs(made)
+    row.flops, row.bytes = costs(made, library)
     if _HELD * row.bytes > library.free():
         row.reason = f"the result takes {row.bytes / 2**30:.1f} GiB, and there is no room for more"
         return row
@@ -129,14 +130,21 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
-def memory_rows(quick: bool) -> Iterator[Row]:
-    """Peaks of many samples: results in memory, and results streamed to files."""
-    for n, stream in ((200_000, False), (2_000_000, True)):
-        row = Row("memory", "streamed to files" if stream else "in memory", "hessian", n, "numpy")
-        if quick:
-            row.n = n // 200
+def memory_rows(library: Library, quick: bool) -> Iterator[Row]:
+    """Peaks of many samples: results in memory and, on NumPy, results streamed to files."""
+    if library.name == "numpy":
+        ways = [
+            ("in memory", 200_000, memory.peak),
+            ("streamed to files", 2_000_000, partial(memory.peak, stream=True)),
+        ]
+    elif library.peak is not None:
+        ways = [("in memory", 200_000, partial(memory.peak_on, library))]
+    else:
+        ways = []
+    for name, n, measure in ways:
+        row = Row("memory", name, "hessian", n // 200 if quick else n, library.name)
         try:
-            row.figures = memory.peak(row.n, stream=stream)
-        except RuntimeError as error:
+            row.figures = measure(row.n)
+        except Exception as error:
             row.reason = str(error)
         yield row
