@@ -492,14 +492,15 @@ def test_functions_of_a_model_are_expanded() -> None:
     assert_close(net.value(x), 2 * (x @ K + b), 1e-12)
 
 
-def test_nan_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("load", ["load", "from_onnx"])
+def test_nan_is_named(load: str, tmp_path: Path) -> None:
     proto = mlp()
     bad = onnx.numpy_helper.to_array(proto.graph.initializer[1]).copy()
     bad[0] = np.nan
     proto.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(bad, "b"))
     onnx.save(proto, tmp_path / "net.onnx")
     with pytest.warns(UserWarning, match=r"net.onnx: tensor 'b' holds NaN or infinity") as caught:
-        ha.from_onnx(tmp_path / "net.onnx")
+        getattr(ha, load)(tmp_path / "net.onnx")
     assert caught[0].filename == __file__
 
 

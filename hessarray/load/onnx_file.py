@@ -12,9 +12,9 @@ from hessarray.errors import LoadError
 from hessarray.load.limits import Arrays, check_count, shown
 from hessarray.load.onnx_tensors import read_tensor, tensor_bytes
 
-__all__ = ["OLDEST_OPSET", "Model", "check_valid", "library", "read_onnx"]
+__all__ = ["Model", "check_valid", "library", "read_onnx"]
 
-OLDEST_OPSET = 7
+_OLDEST = 7
 _MAX_NODES = 100_000
 
 
@@ -98,9 +98,9 @@ def _opsets(onnx: Any, model: Any, place: str) -> dict[str, int]:
         if opsets.setdefault(domain, entry.version) != entry.version:
             raise LoadError(f"{place}: imports two versions of the operators {shown(domain)}")
     newest = onnx.defs.onnx_opset_version()
-    if "" in opsets and not OLDEST_OPSET <= opsets[""] <= newest:
+    if "" in opsets and not _OLDEST <= opsets[""] <= newest:
         raise LoadError(
-            f"{place}: opset {opsets['']} is not supported, supported are {OLDEST_OPSET} to "
+            f"{place}: opset {opsets['']} is not supported, supported are {_OLDEST} to "
             f"{newest} (the newest that the installed onnx {onnx.__version__} knows)"
         )
     return opsets

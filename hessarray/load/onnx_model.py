@@ -123,13 +123,19 @@ def _function(source: Any, outputs: Any, inputs: Any, max_bytes: int) -> OnnxFun
 
 
 def _warn_of_nan(function: OnnxFunction) -> None:
+    import sys
     import warnings
 
     bad = [k for k, a in function.parameters().items() if not np.all(np.isfinite(a))]
     if bad:
+        # The caller's line, whether through ha.load or not.
+        level, here = 1, os.path.dirname(__file__)
+        while sys._getframe(level - 1).f_code.co_filename.startswith(here):
+            level += 1
         more = f" (and {len(bad) - 1} more)" if bad[1:] else ""
         warnings.warn(
-            f"{function.place}: tensor {shown(bad[0])}{more} holds NaN or infinity", stacklevel=3
+            f"{function.place}: tensor {shown(bad[0])}{more} holds NaN or infinity",
+            stacklevel=level,
         )
 
 
