@@ -383,7 +383,7 @@ def test_results_beyond_the_memory_are_not_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def small(device: str, threads: int) -> Any:
-        return replace(library("numpy", device, threads), name="small", free=lambda: 100)
+        return replace(library("numpy", device, threads), free=lambda: 100)
 
     monkeypatch.setitem(LIBRARIES, "numpy", LIBRARIES["numpy"])
     small_library = small("cpu", 1)
