@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # loaded when asked for, below
         check_laplacian,
         check_parameters,
     )
+    from hessarray.load.jax_trees import from_equinox, from_flax
     from hessarray.load.keras_file import from_keras
     from hessarray.load.onnx_model import from_onnx
     from hessarray.load.sklearn_models import from_sklearn
@@ -104,6 +105,8 @@ __all__ = [
     "check_laplacian",
     "check_parameters",
     "export",
+    "from_equinox",
+    "from_flax",
     "from_keras",
     "from_onnx",
     "from_sklearn",
@@ -143,6 +146,10 @@ def __getattr__(name: str) -> Any:
         import hessarray.check
 
         return getattr(hessarray.check, name)
+    if name in ("from_equinox", "from_flax"):
+        from hessarray.load import jax_trees
+
+        return getattr(jax_trees, name)
     if name == "from_keras":
         from hessarray.load.keras_file import from_keras
 
