@@ -248,3 +248,12 @@ def test_a_bad_tolerance_is_one_sentence(tolerance: Any) -> None:
 def test_wrong_shapes_are_those_of_any_evaluation() -> None:
     with pytest.raises(ha.ShapeError, match="last axis"):
         ha.kinks(function(BENT["abs"][0]), np.zeros((3, 5)))
+
+
+def test_no_samples_still_name_the_kinks() -> None:
+    net = ha.fully_connected([2, 3, 1], act="relu", seed=0)
+    found = ha.kinks(net, np.zeros((0, 2)))
+    assert len(found.names) == 2
+    assert found.near.shape == (0,)
+    assert ha.kinks(ha.fully_connected([2, 1], act="tanh"), np.zeros((0, 2))).names == ()
+    assert str(ha.kinks(ha.fully_connected([2, 1], act="tanh"), X)) == "no kinks"
