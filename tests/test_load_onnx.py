@@ -220,6 +220,24 @@ def test_other_precisions(dtype: str) -> None:
     assert_close(K, normal(4, 3, 4), {"float64": 1e-15, "float16": 1e-3, "bfloat16": 1e-2}[dtype])
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("kind", ["Swish", "Mish"])
+def test_activations_of_several_nodes_are_one(kind: str, swapped: bool) -> None:
+    gate = {
+        "Swish": [node("Sigmoid", "z", "g")],
+        "Mish": [node("Softplus", "z", "s"), node("Tanh", "s", "g")],
+    }
+    first, last = node("MatMul", "x K", "z"), node("Mul", "g z" if swapped else "z g")
+    long = model([first, *gate[kind], last], {"x": ("n", 3)}, weights={"K": W})
+    short = model([first, node(kind, "z")], {"x": ("n", 3)}, weights={"K": W}, opset=24)
+    x = 10.0 * normal(25, 4, 3)
+    assert np.array_equal(ha.from_onnx(long).hessian(x), ha.from_onnx(short).hessian(x))
+    both = ha.from_onnx(long, outputs=["y", "g"])  # where the gate is an output, it stays
+    assert both.output_shapes == {"y": (2,), "g": (2,)}
+    other = model([*gate[kind], node("Mul", "x g")], {"x": ("n", 3), "z": ("n", 3)})
+    assert ha.from_onnx(other).input_names == ("x", "z")
+
+
 def test_copies_pickles_and_files(tmp_path: Path) -> None:
     onnx.save(mlp(), tmp_path / "net.onnx")
     net = ha.load(tmp_path / "net.onnx")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from hessarray.errors import LoadError, near_names
 from hessarray.load.limits import shown
 from hessarray.load.onnx_file import Model
+from hessarray.load.onnx_fuse import fused
 from hessarray.load.onnx_node import Node, is_constant
 from hessarray.load.onnx_operators import CONSTANT_INPUTS, OPERATORS
 from hessarray.load.onnx_samples import Samples
@@ -55,6 +56,10 @@ class Steps:
             for name, value in zip(node.outputs, several, strict=False):
                 known[name] = np.asarray(value) if isinstance(value, np.generic) else value
         return known
+
+    def fused(self) -> Steps:
+        """The same with activations of several nodes as one; the nodes must have been checked."""
+        return replace(self, nodes=fused(self.nodes, self.outputs))
 
     def settings(self) -> set[str]:
         """Names whose values say how to compute: no parameters, nor what they are made from."""

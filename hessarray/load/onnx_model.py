@@ -109,6 +109,7 @@ def _function(source: Any, outputs: Any, inputs: Any, max_bytes: int) -> OnnxFun
     model = read_onnx(source, max_bytes)
     steps = steps_to(model, _chosen_outputs(model, outputs))
     check_valid(model)
+    steps = steps.fused()
     variables = _variables(model, steps, inputs)
     forward = _forward(model, steps, variables)
     found = forward.verified()
