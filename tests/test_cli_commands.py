@@ -213,12 +213,48 @@ def test_how_to_read_the_model(folder: Path, capsys: pytest.CaptureFixture[str])
         (("pairs.npz", "--act", "tanh", "--load", "max_bytes=10"), "max_bytes is 10"),
         (("none.npz",), "none.npz: no such file"),
         (("net.npz", "--load", "colour=1"), "hessarray.load takes no 'colour': known are act"),
-        (("net.npz", "--architecture", "none.json"), "none.json: No such file or directory"),
+        (("net.npz", "--architecture", "none.npz"), "none.npz: no such file"),
+        (("net.npz", "--outputs", "y"), "hessarray.load takes no 'outputs': known are act"),
+        (("net.onnx", "--act", "tanh"), "hessarray.from_onnx takes no 'act': known are "),
     ):
         assert sentence in refused(capsys, "info", *arguments)
-    Path("bad.json").write_text("{")
-    sentence = refused(capsys, "info", "net.npz", "--architecture", "bad.json")
-    assert sentence.startswith("bad.json: not readable as JSON")
+
+
+def test_an_architecture_from_another_file(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arch = ha.Network(ha.Dense(3, 4, act="silu"), ha.Dense(4, 4, act="gelu"), ha.Dense(4, 1))
+    arch.save("arch.npz")
+    tensors = {f"{i}.{k}": v for i in range(3) for k, v in arch[i].parameters().items()}
+    np.savez("bare.npz", **{k: v + 1.0 for k, v in tensors.items()})
+    assert run("info", "bare.npz", "--architecture", "arch.npz") == 0
+    said = capsys.readouterr().out
+    assert "silu" in said
+    assert "gelu" in said
+
+
+def test_an_onnx_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx = pytest.importorskip("onnx")
+    h = onnx.helper
+    nodes = [
+        h.make_node("MatMul", ["x", "K"], ["z"]),
+        h.make_node("Tanh", ["z"], ["y"]),
+        h.make_node("Exp", ["y"], ["e"]),
+    ]
+    x, y, e = (h.make_tensor_value_info(k, 1, ["n", d]) for k, d in (("x", 3), ("y", 2), ("e", 2)))
+    K = onnx.numpy_helper.from_array(np.ones((3, 2), "float32"), "K")
+    graph = h.make_graph(nodes, "g", [x], [y, e], [K])
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 18)])
+    model.ir_version = 10
+    onnx.save(model, "net.onnx")
+    assert run("info", "net.onnx") == 0
+    assert "output      (..., 4)" in capsys.readouterr().out
+    assert run("info", "net.onnx", "--outputs", "e") == 0
+    assert "output      (..., 2)  e" in capsys.readouterr().out
+    assert run("check", "net.onnx") == 0
+    np.save("x.npy", np.zeros((5, 3)))
+    assert run("eval", "net.onnx", "x.npy", "--hessian", "-o", "h.npy") == 0
+    assert np.load("h.npy").shape == (5, 3, 3, 4)
 
 
 def test_a_file_without_an_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--act", metavar="NAME", help="activation, for a file of weights alone")
     how.add_argument("--final-act", metavar="NAME", help="activation of the last layer")
     how.add_argument(
-        "--architecture", metavar="JSON", help="layers of a file of weights alone, or a .json file"
+        "--architecture",
+        type=Path,
+        metavar="FILE",
+        help="a saved network whose layers the weights in MODEL fill",
+    )
+    how.add_argument(
+        "--outputs", metavar="NAME,...", help="of an .onnx file that has several (default: all)"
     )
     how.add_argument(
         "--load",
@@ -31,7 +37,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_pair,
         metavar="NAME=VALUE",
-        help="any other keyword of hessarray.load; may be repeated",
+        help="any other keyword of hessarray.load (from_onnx for .onnx); may be repeated",
     )
 
 
@@ -58,29 +64,24 @@ def read_model(options: argparse.Namespace) -> ha.Function:
     LoadError
         The file cannot be read.
     OptionError
-        ``hessarray.load`` has no such keyword.
+        ``hessarray.load``, or ``from_onnx`` for an .onnx file, has no such keyword.
     """
     given = {k: v for k in ("act", "final_act") if (v := getattr(options, k)) is not None}
+    if options.outputs is not None:
+        given["outputs"] = options.outputs.split(",")
     if options.architecture is not None:
-        given["architecture"] = _architecture(options.architecture)
+        given["architecture"] = ha.load(options.architecture)
     given |= dict(options.load)
-    known = list(inspect.signature(ha.load).parameters)[1:]
-    for name in given:
-        if name not in known:
-            raise OptionError(f"hessarray.load takes no '{name}': known are {', '.join(known)}")
+    name = "from_onnx" if options.model.suffix == ".onnx" else "load"
+    read = getattr(ha, name)
+    known = list(inspect.signature(read).parameters)[1:]
+    for k in given:
+        if k not in known:
+            raise OptionError(f"hessarray.{name} takes no '{k}': known are {', '.join(known)}")
     try:
-        net: ha.Function = ha.load(options.model, **given)
+        net: ha.Function = read(options.model, **given)
     except (TypeError, ValueError) as error:
         if isinstance(error, ha.HessarrayError):
             raise
         raise LoadError(f"{options.model}: {error}") from error
     return net
-
-
-def _architecture(text: str) -> Any:
-    if not text.endswith(".json"):
-        return _parsed(text)
-    try:
-        return json.loads(Path(text).read_text())
-    except ValueError as error:
-        raise LoadError(f"{text}: not readable as JSON ({error})") from None
