@@ -92,15 +92,16 @@ def kink_name(node: Node) -> str:
 
 
 def warn_of_kinks(function: Any, want: Any) -> bool:
-    """Warn if the wanted second derivative leaves a kink out; whether second ones are wanted."""
+    """Warn, once, if the wanted second derivative leaves a kink out; whether that was looked at."""
     second = want.second is not None
     name = None
     while (parent := getattr(function, "_parent", None)) is not None:
         # Derivative functions hold the code of s' and s'': the kinks are those of the original.
         second = second or function._name != "gradient" or want.gradient
         function, name = parent, function._name
-    if not second:
-        return False
+    if not second or function._warned:
+        return second
+    function._warned = True
     names = list(dict.fromkeys(map(kink_name, _flat_kinks(function.graph().output))))
     if names:
         warnings.warn(
