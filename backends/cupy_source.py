@@ -244,7 +244,7 @@ def _numbers(program: Any) -> dict[str, float]:
     """Constants of one entry: numbers inside a kernel, nothing to be read."""
     found = {}
     for s in program.steps:
-        value = program.constants[s.attributes["key"]] if s.op == "constant" else None
+        value: Any = program.constants[s.attributes["key"]] if s.op == "constant" else None
         if getattr(value, "ndim", None) == 0 and value.dtype.kind == "f" and isfinite(value):
             found[s.out.name] = float(value)
     return found

@@ -47,7 +47,7 @@ def replayable(tensors: Sequence[Any]) -> bool:
         and len({t.device for t in tensors}) == 1
         and _on_cuda(tensors[0])
         and _python_dispatch._get_current_dispatch_mode() is None
-        and forward_ad._current_level < 0  # type: ignore[attr-defined]
+        and forward_ad._current_level < 0
         and not torch.is_autocast_enabled("cuda")
         and not torch.cuda.is_current_stream_capturing()
     )

@@ -64,6 +64,8 @@ def _torch(device: str) -> SimpleNamespace:
 def _jax(platform: str) -> SimpleNamespace:
     jax = _import("jax")
     jax.config.update("jax_enable_x64", True)
+    if platform == "cuda":  # where XLA would multiply float32 matrices in TF32
+        jax.config.update("jax_default_matmul_precision", "highest")
     try:
         device = jax.devices(platform)[0]
     except RuntimeError:

@@ -132,6 +132,7 @@ def _first_line(error: Exception) -> str:
 
 def memory_rows(library: Library, quick: bool) -> Iterator[Row]:
     """Peaks of many samples: results in memory and, on NumPy, results streamed to files."""
+    ways: list[tuple[str, int, Callable[[int], dict[str, float]]]] = []
     if library.name == "numpy":
         ways = [
             ("in memory", 200_000, memory.peak),
@@ -139,8 +140,6 @@ def memory_rows(library: Library, quick: bool) -> Iterator[Row]:
         ]
     elif library.peak is not None:
         ways = [("in memory", 200_000, partial(memory.peak_on, library))]
-    else:
-        ways = []
     for name, n, measure in ways:
         row = Row("memory", name, "hessian", n // 200 if quick else n, library.name)
         try:
