@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="hessarray", description=hessarray.__doc__, allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=hessarray.__version__)
-    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
     for name, module in COMMANDS.items():
         own = commands.add_parser(
             name, help=module.HELP, description=module.HELP, allow_abbrev=False

@@ -187,7 +187,9 @@ def test_backends(folder: Path, library: str) -> None:
         )
 
 
-def test_several_inputs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_inputs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     f = ha.Function(two, ((3,), (2,)))
     monkeypatch.setattr(ha, "load", lambda path: f)
     x, y = normal(30, 3), normal(30, 2, seed=1)
@@ -200,6 +202,19 @@ def test_several_inputs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for i, row in enumerate(f.hessian(x, y)):
             for k, a in enumerate(row):
                 assert_close(found[f"hessian.x{i}.x{k}"], a)
+    f.input_names = ("shape", "flow")  # type: ignore[attr-defined]
+    np.savez("named.npz", flow=y, shape=x)
+    assert evaluate("named.npz", "-o", "named.npy") == 0
+    assert_close(np.load("named.npy"), f.value(x, y))
+    for name in ("x.npz", "x.csv"):
+        Path("x.csv").write_text("1,2\n")
+        assert evaluate(name) == 2
+    np.savez("short.npz", shape=x, flow=y[:5])
+    assert evaluate("short.npz") == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].endswith("x.npz: the model has several inputs, it lacks shape, flow")
+    assert said[1].endswith("several inputs: pass an .npz file with shape, flow")
+    assert said[2].endswith("the inputs have batch shapes (30,) and (5,): make them equal")
 
 
 def test_memory_stays_bounded(folder: Path) -> None:

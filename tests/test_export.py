@@ -309,6 +309,23 @@ def test_in_an_interpreter_without_hessarray(name: str, weights: str, tmp_path: 
         assert [p.name for p in tmp_path.glob("*.npz")] == ["found.npz"]
 
 
+def test_exporting_needs_no_library_but_numpy(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'cupy', 'cupyx', 'jax', 'scipy'):\n"
+        "    sys.modules[name] = None\n"
+        "import hessarray as ha\n"
+        "net = ha.fully_connected([3, 8, 1], act='gelu')\n"
+        "for name in ('numpy', 'cupy', 'torch'):\n"
+        "    ha.export(net, f'{name}_model.py', backend=name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*_model.py"))) == 3
+
+
 def test_the_text_says_where_it_comes_from(tmp_path: Path) -> None:
     f = ha.fully_connected([3, 8, 2], act="tanh", seed=0)
     ha.export(f, tmp_path / "a.py", want="hessian")

@@ -81,6 +81,8 @@ def read_model(options: argparse.Namespace) -> ha.Function:
     try:
         net: ha.Function = read(options.model, **given)
     except (TypeError, ValueError) as error:
+        if isinstance(error, LoadError):
+            raise LoadError(str(error).replace("act='tanh'", "--act tanh")) from None
         if isinstance(error, ha.HessarrayError):
             raise
         raise LoadError(f"{options.model}: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +48,13 @@ class Samples:
         return None if self.batch is None else math.prod(self.batch)
 
 
-def open_samples(path: Path, in_shapes: tuple[Shape, ...]) -> list[Samples]:
+def open_samples(
+    path: Path, in_shapes: tuple[Shape, ...], names: Sequence[str] | None = None
+) -> list[Samples]:
     """What a file holds: one entry, or one for each member of an .npz file.
 
-    A function of several inputs takes them from the members x0, x1, ... of one .npz file.
+    A function of several inputs takes them from members of these names (x0, x1, ... where left out)
+    of one .npz file.
 
     Raises
     ------
@@ -63,10 +66,10 @@ def open_samples(path: Path, in_shapes: tuple[Shape, ...]) -> list[Samples]:
     if not path.is_file():
         raise LoadError(f"{path}: no such file")
     if path.suffix == ".npz":
-        return _members(path, in_shapes)
+        return _members(path, in_shapes, names or [f"x{i}" for i in range(len(in_shapes))])
     if len(in_shapes) > 1:
-        names = ", ".join(f"x{i}" for i in range(len(in_shapes)))
-        raise LoadError(f"{path}: the model has several inputs: pass an .npz file with {names}")
+        members = ", ".join(names or [f"x{i}" for i in range(len(in_shapes))])
+        raise LoadError(f"{path}: the model has several inputs: pass an .npz file with {members}")
     if path.suffix == ".npy":
         return [_joined("", [_Array(str(path), lambda: open(path, "rb"), in_shapes[0], path)])]
     if path.suffix == ".csv":
@@ -80,7 +83,7 @@ def open_samples(path: Path, in_shapes: tuple[Shape, ...]) -> list[Samples]:
     raise LoadError(f"{path}: samples of type '{path.suffix}': supported are .npy, .npz and .csv")
 
 
-def _members(path: Path, in_shapes: tuple[Shape, ...]) -> list[Samples]:
+def _members(path: Path, in_shapes: tuple[Shape, ...], inputs: Sequence[str]) -> list[Samples]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [m for m in archive.namelist() if m.endswith(".npy")]
@@ -96,10 +99,10 @@ def _members(path: Path, in_shapes: tuple[Shape, ...]) -> list[Samples]:
         alone = len(names) == 1
         shape = in_shapes[0]
         return [_joined("" if alone else m[:-4], [array(m, shape)]) for m in names]
-    wanted = [f"x{i}.npy" for i in range(len(in_shapes))]
+    wanted = [f"{name}.npy" for name in inputs]
     missing = [m[:-4] for m in wanted if m not in names]
     if missing:
-        raise LoadError(f"{path}: the model has several inputs, {', '.join(missing)} is missing")
+        raise LoadError(f"{path}: the model has several inputs, it lacks {', '.join(missing)}")
     return [_joined("", [array(m, s) for m, s in zip(wanted, in_shapes, strict=True)])]
 
 

@@ -70,7 +70,7 @@ def _points(options: argparse.Namespace, net: ha.Function) -> tuple[Any, ...]:
     if options.x is None:
         rng = np.random.default_rng(options.seed)
         return tuple(rng.standard_normal((options.samples, *s)) for s in net.in_shapes)
-    first = open_samples(options.x, net.in_shapes)[0]
+    first = open_samples(options.x, net.in_shapes, getattr(net, "input_names", None))[0]
     block = next(first.blocks(options.samples), None)
     if block is None:
         raise ha.ShapeError(f"{options.x} holds no samples")

@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     if lam is not None:
         wanted.append("weighted_hessian")
     wanted = wanted or ["value"]
-    members = open_samples(options.x, net.in_shapes)
+    members = open_samples(options.x, net.in_shapes, getattr(net, "input_names", None))
     check_format(options.output, len(tails(net, wanted)), len(members))
     device = options.device or ("cuda" if options.backend == "cupy" else "cpu")
     job = Job(

@@ -6,6 +6,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import hessarray
@@ -217,9 +218,9 @@ def _program(name: str, plan: Plan, library: str, store: Store, function: Functi
 
 def _runtime(library: str, several: bool) -> str:
     """The text of the runtime file, from its first class on."""
-    from hessarray.export import _array_runtime, _torch_runtime
-
-    text = inspect.getsource(_torch_runtime if library == "torch" else _array_runtime)
+    name = f"hessarray.export._{'torch' if library == 'torch' else 'array'}_runtime"
+    spec: Any = find_spec(name)  # read, not imported: torch need not be installed here
+    text = str(spec.loader.get_source(name))
     text = text[text.index("class _Program") :]
     if not several:
         text = text[: text.index("def _blocks")]
