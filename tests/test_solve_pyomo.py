@@ -100,10 +100,10 @@ class _FirstOutput(_ExternalGreyBoxAsNLP):
         return None
 
 
-def valley(net: ha.Network) -> ha.Function:
+def bowl(net: ha.Network) -> ha.Function:
     def outputs(x: Any) -> Any:
         xp = x.__array_namespace__()
-        f = xp.sum((x[1:] - x[:-1] ** 2) ** 2) * 4 + xp.sum((1 - x) ** 2)
+        f = xp.sum(np.arange(1.0, 6.0) * (1 - x) ** 2)
         return xp.stack([f + net(x)[0], x @ x])
 
     return ha.Function(outputs, in_shape=(5,))
@@ -114,7 +114,7 @@ def test_ipopt_through_pynumero_finds_the_optimum_in_fewer_iterations() -> None:
     from pyomo.contrib.pynumero.algorithms.solvers.cyipopt_solver import CyIpoptSolver
     from pyomo.contrib.pynumero.interfaces.cyipopt_interface import CyIpoptNLP
 
-    fn = valley(ha.fully_connected([5, 12, 1], act="tanh", seed=0))
+    fn = bowl(ha.fully_connected([5, 12, 1], act="tanh", seed=0))
     found, counts = [], []
     for options in ({}, {"hessian_approximation": "limited-memory"}):
         whole = block_of(ha.pyomo_model(fn))
@@ -148,15 +148,14 @@ def test_pyomos_own_solver_finds_the_optimum() -> None:
     x = [whole.net.inputs[f"x{i}"] for i in range(5)]
     for v in x:
         v.set_value(0.5)
-    bends = 4 * sum((b - a**2) ** 2 for a, b in zip(x, x[1:], strict=False))
-    rest = sum((1 - v) ** 2 for v in x)
-    whole.objective = pyo.Objective(expr=bends + rest + whole.net.outputs["y"])
+    distance = sum((i + 1) * (1 - v) ** 2 for i, v in enumerate(x))
+    whole.objective = pyo.Objective(expr=distance + whole.net.outputs["y"])
     whole.ball = pyo.Constraint(expr=sum(v**2 for v in x) <= 3)
     solver = pyo.SolverFactory("cyipopt")
     solver.config.options.update({"print_level": 0, "sb": "yes", "tol": 1e-9})
     result = solver.solve(whole)
     assert result.solver.termination_condition == pyo.TerminationCondition.optimal
-    direct = ha.ipopt_problem(valley(net), 0, constraints=1, cu=3.0)
+    direct = ha.ipopt_problem(bowl(net), 0, constraints=1, cu=3.0)
     expected, _ = direct.solve(np.full(5, 0.5), print_level=0, sb="yes", tol=1e-9)
     np.testing.assert_allclose([pyo.value(v) for v in x], expected, atol=1e-6)
 
