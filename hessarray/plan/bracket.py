@@ -18,8 +18,11 @@ backend's cost. What carries no batch axis costs nothing here, since it is folde
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from functools import cache
 from itertools import combinations
+from typing import Any
+
+import numpy as np
 
 from hessarray.backends.protocol import Costs
 from hessarray.graph.node import (
@@ -42,6 +45,8 @@ from hessarray.plan.want import Want
 
 __all__ = ["cheapest"]
 
+Times = np.ndarray[Any, np.dtype[np.float64]]
+
 _SMALL = 2.0  # how much longer a multiply-add takes in a small product than in a large one
 
 
@@ -58,7 +63,9 @@ class _Chain:
         self.work = {id(v): _work(v) for v in self.nodes}
         self.chain = dominators(graph)
         place = {id(v): i for i, v in enumerate(self.nodes)}
-        self.place = [place[id(u)] for u in self.chain]
+        self.place = np.array([place[id(u)] for u in self.chain])
+        self.sizes = np.array([u.size for u in self.chain])
+        self._find_scaled(place)
         self.d = want.left or sum(x.size for x in graph.inputs)
         self.m = max(want.right or (1 if want.right == 0 else graph.output.size), 1)
         self.tie = {"hessian": 2, "diagonal": 1, "laplacian": 0}[want.second or "hessian"]
@@ -71,11 +78,14 @@ class _Chain:
         lefts = self._lefts()
         options = [self._from_input(tails, None)]
         options += [self._from_input(tails, k, lefts[k]) for k in range(1, last)]
-        adjoint = self._adjoint()
-        options = [(time + adjoint, bracket) for time, bracket in options]
-        if last > 0:
-            options.append((lefts[last], Bracket(left=last, reverse_gradient=False)))
-        return min(options, key=lambda option: option[0])[1]
+        time, cut, left = min(options, key=lambda option: option[0])
+        if last > 0 and lefts[last] < time + self._adjoint():
+            return Bracket(left=last, reverse_gradient=False)
+        cuts = []
+        while cut < last:
+            cuts.append(cut)
+            cut = tails[1][cut]
+        return Bracket(left=left, cuts=tuple(k for k in cuts if left is None or k > left))
 
     def _first_curved(self) -> int:
         """Nodes from here on are linear in what follows: their G is the same for all samples."""
@@ -84,65 +94,93 @@ class _Chain:
                 return i
         return -1
 
+    def _find_scaled(self, place: dict[int, int]) -> None:
+        """For each node the last node that scales a Jacobian on its way there, and before it.
+
+        From a dominator before that node on, the Jacobian carries a batch axis; else it is the same
+        for all samples.
+        """
+        c, n = self.c, self.n
+        self.after, self.before = np.full((2, len(self.nodes)), -1)
+        self.slope, self.fixed = np.zeros((2, len(self.nodes)))  # of a push: a row, and the calls
+        for p, node in enumerate(self.nodes):
+            scales, entries, flops, calls = self.work[id(node)]
+            at = [place[id(a)] for a in node.args if id(a) in place]
+            self.before[p] = max((self.after[q] for q in at), default=-1)
+            self.after[p] = p if scales else self.before[p]
+            self.slope[p] = n * (entries * c.entry + flops * c.flop)
+            self.fixed[p] = calls * c.call
+
     # ---- the chain -----------------------------------------------------------------------------
 
-    def _tails(self) -> list[tuple[float, tuple[int, ...]]]:
-        """Least time for H at each dominator, and whose Jacobians are factored out after it."""
-        last = len(self.chain) - 1
-        best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())] * (last + 1)
-        for i in range(last - 1, 0, -1):
-            best[i] = self._tail(i, self.chain[i].size, 2, 0, best)
-        return best
+    def _tails(self) -> tuple[Times, list[int]]:
+        """Least time for H at each dominator, and the next one whose Jacobian is factored out.
 
-    def _tail(
-        self,
-        i: int,
-        width: int,
-        tie: int,
-        skip: int,
-        best: Sequence[tuple[float, tuple[int, ...]]],
-    ) -> tuple[float, tuple[int, ...]]:
-        """H at dominator i along ``width`` directions; sites before node ``skip`` are not its."""
+        The last dominator stands for none.
+        """
         last = len(self.chain) - 1
-        found: tuple[float, tuple[int, ...]] | None = None
-        time = 0.0
-        sweep = _Sweep(self, width)
-        for j in range(i + 1, last + 1):
-            for p in range(self.place[j - 1] + 1, self.place[j] + 1):
-                node = self.nodes[p]
-                if id(node) in self.sites and p >= skip:
-                    time += self._site(node, width, tie, sweep.constant(node))
-                time += sweep.push(node)
-            here = self.chain[j].size
-            if j < last and self.place[j] + 1 > skip:
-                rest, cuts = best[j]
-                total = time + rest + self._sandwich(width, here, tie, sweep.at(self.chain[j]))
-                if found is None or total < found[0]:
-                    found = total, (j, *cuts)
-            elif j == last and (found is None or time <= found[0]):
-                found = time, ()
-        return found if found is not None else (0.0, ())
+        times, following = np.zeros(last + 1), [last] * (last + 1)
+        for i in range(last - 1, 0, -1):
+            times[i], following[i] = self._tail(i, int(self.sizes[i]), 2, 0, times)
+        return times, following
+
+    def _tail(self, i: int, width: int, tie: int, skip: int, best: Times) -> tuple[float, int]:
+        """H at dominator i along ``width`` directions; sites before node ``skip`` are not its."""
+        last, start = len(self.chain) - 1, int(self.place[i])
+        if i == last:
+            return 0.0, last
+        nodes = slice(start + 1, int(self.place[last]) + 1)
+        constant = self.before[nodes] <= start
+        each = np.where(constant, *(t[nodes] for t in self._site_times(width, tie)))
+        each[: max(skip - start - 1, 0)] = 0.0
+        each += (self.slope[nodes] * width + self.fixed[nodes]) * (self.after[nodes] > start)
+        until = np.cumsum(each)[self.place[i + 1 :] - start - 1]
+        inner = slice(i + 1, last)
+        factored = np.where(
+            self.after[self.place[inner]] <= start,
+            *(t[inner] for t in self._sandwich_times(width, tie)),
+        )
+        total = until
+        total[:-1] += best[inner] + factored
+        total[:-1][self.place[inner] + 1 <= skip] = math.inf
+        least = int(np.argmin(total[::-1]))  # no cut where that is no dearer
+        j = last if least == 0 else i + 1 + int(np.argmin(total[:-1]))
+        return float(total[j - i - 1]), j
+
+    @cache  # noqa: B019 - lives as long as one choice takes
+    def _site_times(self, width: int, tie: int) -> tuple[Times, Times]:
+        """Of each node that is a site, for Jacobians without and with a batch axis; 0 elsewhere."""
+        found = np.zeros((2, len(self.nodes)))
+        for p, node in enumerate(self.nodes):
+            if id(node) in self.sites:
+                found[:, p] = [self._site(node, width, tie, constant) for constant in (True, False)]
+        return found[0], found[1]
+
+    @cache  # noqa: B019
+    def _sandwich_times(self, width: int, tie: int) -> tuple[Times, Times]:
+        """Of each dominator whose Jacobian is factored out, without and with a batch axis."""
+        found = [
+            np.array([self._sandwich(width, int(w), tie, constant) for w in self.sizes])
+            for constant in (True, False)
+        ]
+        return found[0], found[1]
 
     def _from_input(
-        self,
-        tails: Sequence[tuple[float, tuple[int, ...]]],
-        left: int | None,
-        before: float = 0.0,
-    ) -> tuple[float, Bracket]:
-        skip = self.place[left] + 1 if left is not None else 0
-        time, cuts = self._tail(0, self.d, self.tie, skip, tails)
+        self, tails: tuple[Times, list[int]], left: int | None, before: float = 0.0
+    ) -> tuple[float, int, int | None]:
+        """Time, the first cut, and the dominator up to which second derivatives are carried."""
+        skip = int(self.place[left]) + 1 if left is not None else 0
+        time, first = self._tail(0, self.d, self.tie, skip, tails[0])
         if left is not None:
-            size = self.chain[left].size
             rows = _rows(self.d, self.tie)
-            time += before + self._product(rows, size, self.m)
-            cuts = tuple(k for k in cuts if k > left)
-        return time, Bracket(left=left, cuts=cuts)
+            time += before + self._product(rows, self.chain[left].size, self.m)
+        return time, first, left
 
     def _lefts(self) -> list[float]:
         """Time of second derivatives carried forward to each dominator, with the Jacobian."""
         times, time = [], 0.0
         j, h = _Sweep(self, self.d), _Sweep(self, _rows(self.d, self.tie))
-        curved = False
+        curved, places = False, set(self.place.tolist())
         for p, node in enumerate(self.nodes):
             if id(node) in self.sites:
                 size = node.size * _rows(self.d, self.tie)
@@ -153,7 +191,7 @@ class _Chain:
             time += j.push(node)
             if curved:
                 time += h.push(node)
-            if p in self.place:
+            if p in places:
                 times.append(time)
         return times
 
@@ -210,16 +248,9 @@ class _Sweep:
         self.n, self.c, self.rows, self.work = chain.n, chain.c, rows, chain.work
         self.batched: set[int] = set()
 
-    def constant(self, node: Node) -> bool:
-        """Whether the Jacobians of the node's active arguments carry no batch axis."""
-        return not any(id(a) in self.batched for a in node.args)
-
-    def at(self, node: Node) -> bool:
-        return id(node) not in self.batched
-
     def push(self, node: Node) -> float:
         scales, entries, flops, calls = self.work[id(node)]
-        if not scales and self.constant(node):
+        if not scales and not any(id(a) in self.batched for a in node.args):
             return 0.0
         self.batched.add(id(node))
         c = self.c
