@@ -34,7 +34,8 @@ from compare import assert_close, jax_truth, normal  # noqa: E402, I001
 
 import hessarray as ha  # noqa: E402
 from hessarray.errors import LoadError  # noqa: E402
-from hessarray.load.keras_layers import _NAMED, _OTHER, LAYERS, OPERATIONS  # noqa: E402
+from hessarray.load.keras_activations import _NAMED, _OTHER  # noqa: E402
+from hessarray.load.keras_layers import LAYERS, OPERATIONS  # noqa: E402
 
 
 # Of Keras 3.15's own under NumPy 2.
@@ -582,6 +583,47 @@ def test_nan_is_a_number(saved: Any) -> None:
     write(path, members)
     with pytest.warns(UserWarning, match=r"tensor 'dense.*/0' holds NaN or infinity"):
         ha.load(path)
+
+
+def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    if isinstance(tree, (dict, list)):
+        for k in tree if isinstance(tree, dict) else range(len(tree)):
+            yield from places(tree[k], (*path, k))
+
+
+def put(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    copy = dict(tree) if isinstance(tree, dict) else list(tree)
+    copy[path[0]] = put(tree[path[0]], path[1:], value)
+    return copy
+
+
+ODD: list[Any] = [None, True, -1, 0, 3, 1e308, 10**400, "", "dense", [], {}, [[]], [1], ["a", 0, 0]]
+
+
+@pytest.mark.parametrize("name", ["branches", "conv 1d", "normalised", "shapes"])
+def test_odd_values_everywhere_in_a_description(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.keras"
+    model_of(name).save(path)
+    members: dict[str, Any] = contents(path)
+    config = json.loads(members[CONFIG])
+    every = [(p, v) for p in places(config) for v in ODD]
+    chosen = np.random.default_rng(0).choice(len(every), 250, replace=False)
+    failed = 0
+    for place, value in (every[i] for i in chosen):
+        write(path, members | {CONFIG: put(config, place, value)})
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            try:
+                f = ha.load(path)
+                f.value(np.zeros((2, *f.in_shapes[0])))
+            except LoadError as caught:
+                text = str(caught)
+                assert text.isprintable()
+                failed += 1
+    assert failed > 50
 
 
 def test_random_damage(saved: Any) -> None:

@@ -166,7 +166,8 @@ def _dense(m: Any, i: int, act: Any) -> Dense:
     if weight is None or getattr(weight, "ndim", 0) != 2:
         raise LoadError(f"{where} has no weight matrix, a Linear layer is expected")
     K = _array(weight, f"{where}.weight").T
-    layer = Dense(*K.shape, act, bias is not None, seed=...)
+    rows, columns = K.shape
+    layer = Dense(rows, columns, act, bias is not None, seed=...)
     layer.K = K
     if bias is not None:
         layer.b = _array(bias, f"{where}.bias").reshape(-1)

@@ -11,7 +11,9 @@ from hessarray.activations import activation
 from hessarray.errors import HessarrayError, LoadError
 from hessarray.function import Function
 from hessarray.layers import Dense
-from hessarray.load.keras_layers import LAYERS, OPERATIONS, Rule, activation_of
+from hessarray.load.keras_activations import activation_of
+from hessarray.load.keras_config import Rule
+from hessarray.load.keras_layers import LAYERS, OPERATIONS
 from hessarray.load.limits import shown
 from hessarray.networks import Network
 
@@ -19,6 +21,8 @@ __all__ = ["from_config", "layer_entries", "snake_case"]
 
 _MODELS = ("Sequential", "Functional", "Model")
 _MAX_DEPTH, _MAX_LAYERS = 20, 10_000
+# What odd values in a description come to, wherever they stand.
+_DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def snake_case(name: str) -> str:
@@ -58,9 +62,13 @@ def from_config(config: Any, weights: Mapping[str, list[Any]], where: str) -> Fu
     reader = _Reader(weights, where)
     try:
         graph = reader.read(config)
+        network = _as_network(graph, reader.params, where)
+    except LoadError:
+        raise
     except RecursionError:
         raise LoadError(f"{where}: models are nested more than {_MAX_DEPTH} deep") from None
-    network = _as_network(graph, reader.params, where)
+    except _DAMAGED as error:
+        raise LoadError(f"{where}: the description is damaged ({shown(error)})") from None
     if network is not None:
         return network
     function = Function(graph, graph.shapes, reader.params)
@@ -68,7 +76,7 @@ def from_config(config: Any, weights: Mapping[str, list[Any]], where: str) -> Fu
         function.graph()
     except LoadError:
         raise
-    except (HessarrayError, ValueError, TypeError, IndexError) as error:
+    except (HessarrayError, *_DAMAGED) as error:
         raise LoadError(f"{where}: {shown(error)}") from None
     return function
 
@@ -115,7 +123,7 @@ class _Graph:
                     out = OPERATIONS[step.kind](xp, *args)
                 else:
                     out = LAYERS[step.kind].apply(xp, args[0], step.config, weights)
-            except (HessarrayError, TypeError, ValueError, IndexError, AttributeError) as error:
+            except (HessarrayError, *_DAMAGED) as error:
                 raise LoadError(f"{step.place}: {shown(error)}") from None
             values.append(out)
         return values[self.output.index]
@@ -254,20 +262,22 @@ class _Reader:
 
     def call(self, layer: Any, args: tuple[Any, ...], prefix: str, depth: int) -> _Ref:
         kind, config = layer["class_name"], layer["config"]
-        name, place = (
-            config["name"],
-            f"{self.where}: layer {shown(prefix + config['name'])} ({kind})",
-        )
+        name = config["name"]
+        place = f"{self.where}: layer {shown(prefix + name)} ({kind})"
         if kind == "InputLayer":
+            if len(args) != 1 or not isinstance(args[0], _Ref):
+                raise LoadError(f"{place} is called with {shown(args)}, one tensor is expected")
             return args[0]
         self.check_origin(layer, place)
         if kind in _MODELS:
             flat = list(_leaves(args))
-            return self.model(layer, flat, f"{prefix}{name}/", depth + 1)[0]
+            (out,) = self.model(layer, flat, f"{prefix}{name}/", depth + 1)
+            return out
         operation = ".ops." in str(layer.get("module"))
         if kind not in (OPERATIONS if operation else LAYERS):
             raise LoadError(f"{place} {_unsupported(kind)}")
-        params, constants = {}, {}
+        params: dict[str, str] = {}
+        constants: dict[str, Any] = {}
         if not operation:
             params, constants = self.arrays(LAYERS[kind], config, f"{prefix}{name}", place)
         step = _Step(place, kind, operation, config, params, constants, args)
@@ -361,7 +371,8 @@ def _dense(step: _Step, params: Mapping[str, Any], act: Any) -> Dense:
         raise LoadError(
             f"{step.place} has weights of shape {shapes}, (in, out) and (out,) expected"
         )
-    layer = Dense(*K.shape, act, b is not None, seed=...)
+    rows, columns = K.shape
+    layer = Dense(rows, columns, act, b is not None, seed=...)
     layer.K = K
     if b is not None:
         layer.b = b

@@ -63,7 +63,7 @@ def _check_archive(path: Path, archive: zipfile.ZipFile) -> None:
     if len(pickles) != 1 or not pickles[0].filename.endswith("/data.pkl"):
         raise LoadError(f"{path}: not a state dict, but {len(pickles)} pickles: {_ADVICE}")
     for opcode, value, _ in pickletools.genops(unpacked(path, archive, pickles[0], MAX_TEXT)):
-        if opcode.name in _OTHER_IMPORTS or (opcode.name == "GLOBAL" and not _harmless(value)):
+        if opcode.name in _OTHER_IMPORTS or (opcode.name == "GLOBAL" and not _harmless(str(value))):
             name = value if opcode.name == "GLOBAL" else opcode.name
             raise LoadError(
                 f"{path}: the pickle asks for {shown(name)}, a state dict does not: {_ADVICE}"

@@ -15,11 +15,9 @@ from hessarray.errors import LoadError
 from hessarray.function import Function
 from hessarray.load.limits import shown
 from hessarray.load.torch_operators import OPERATORS
-from hessarray.load.torch_windows import WINDOWS
 
 __all__ = ["from_torch_graph"]
 
-_TABLE = {**OPERATORS, **WINDOWS}
 # These read no values of their argument, only its shape.
 _FILLING = "zeros_like ones_like full_like new_zeros new_ones new_full new_empty empty_like".split()
 
@@ -95,7 +93,7 @@ class _Graph:
 
 
 def _run(xp: Any, name: str, args: Any, options: Any) -> Any:
-    return args[0][args[1]] if name == "getitem" else _TABLE[name](xp, *args, **options)
+    return args[0][args[1]] if name == "getitem" else OPERATORS[name](xp, *args, **options)
 
 
 def _resolved(tree: Any, values: Mapping[str, Any]) -> Any:
@@ -174,7 +172,7 @@ class _Reader:
             args, options = (_references_of(t, self.constants) for t in (node.args, node.kwargs))
             self.constants[node.name] = target(*args, **options)
             return
-        if name != "getitem" and name not in _TABLE:
+        if name != "getitem" and name not in OPERATORS:
             short = name.partition(".")[0]
             raise LoadError(
                 f"{self._where(node)}: torch operator {short} is not supported, docs/loading.md "
@@ -220,7 +218,7 @@ def _name(target: Any) -> str:
     """Row of the table: with the overload where the table has it."""
     packet, _, overload = target.name().removeprefix("aten::").partition(".")
     full = f"{packet}.{overload}"
-    return full if full in _TABLE else str(packet)
+    return full if full in OPERATORS else str(packet)
 
 
 def _references(tree: Any) -> Iterator[_Ref]:
@@ -388,7 +386,7 @@ def _exported(torch: Any, module: Any, examples: tuple[Any, ...], place: str) ->
             return program  # what follows takes torch a second, whatever the model
         table = torch.export.default_decompositions()
         for target in list(table):
-            if _name(target) in _TABLE:
+            if _name(target) in OPERATORS:
                 table.pop(target)
         return program.run_decompositions(table)
     except Exception as error:
@@ -400,7 +398,7 @@ def _known(node: Any) -> bool:
     if node.op != "call_function" or node.target is operator.getitem:
         return True
     schema = getattr(node.target, "_schema", None)
-    return schema is not None and not schema.is_mutable and _name(node.target) in _TABLE
+    return schema is not None and not schema.is_mutable and _name(node.target) in OPERATORS
 
 
 def _compare(

@@ -21,7 +21,7 @@ __all__ = ["WINDOWS"]
 Ints = Sequence[int]
 
 
-def _each(values: int | Ints, count: int) -> list[int]:
+def _each(values: Any, count: int) -> list[int]:
     """One number for each space axis."""
     given = [values] if isinstance(values, int) else list(values)
     return given * count if len(given) == 1 else given
@@ -98,7 +98,7 @@ def _convolution_of_words(
     """ATen's conv1d, conv2d and conv3d, whose padding may be "valid" or "same"."""
     if padding != "same":
         padding = 0 if padding == "valid" else padding
-        return _convolution(xp, x, weight, bias, stride, padding, dilation, False, 0, groups)
+        return _convolution(xp, x, weight, bias, stride, padding, dilation, False, [0], groups)
     kernel = weight.shape[2:]
     d = _each(dilation, len(kernel))
     before = [d * (k - 1) // 2 for d, k in zip(d, kernel, strict=True)]
@@ -121,7 +121,7 @@ def _pooled(n: int, k: int, s: int, p: int, d: int, ceil: bool) -> int:
     """Number of windows; with ``ceil`` the last may reach over the end, but starts inside."""
     room = n + 2 * p - d * (k - 1) - 1
     count = -(-room // s) + 1 if ceil else room // s + 1
-    return count - (ceil and (count - 1) * s >= n + p)
+    return count - int(ceil and (count - 1) * s >= n + p)
 
 
 def _windows(
@@ -187,9 +187,10 @@ def _adaptive_max_pool(xp: Any, x: Any, out: Any) -> Any:
 
 
 def _sizes(x: Any, out: Any) -> list[int]:
+    """Lengths of the result, of which None keeps that of x."""
     space = x.shape[2:]
-    given = zip(_each(out, len(space)), space, strict=True)
-    return [n if m is None else m for m, n in given]
+    given: list[Any] = _each(out, len(space))
+    return [n if m is None else m for m, n in zip(given, space, strict=True)]
 
 
 def _with_indices(operator: Callable[..., Any]) -> Callable[..., Any]:
