@@ -299,6 +299,8 @@ class _Groups:
         many.sort(key=lambda k: (-self._read(self.order[k[0]]), not self._function(k[0])))
         groups = []
         for kind in many:
+            if self._hopeless(kind):  # what waits for what takes a walk through the graph
+                continue
             for group in self._independent(kind):
                 if self._pays(group):
                     self._merge(group)
@@ -352,6 +354,16 @@ class _Groups:
         matrix, c = node.args[1 - product[0]], self.costs
         seconds = matrix.size * (c.entry if matrix.size > _CACHED else c.entry / 4)
         return seconds if seconds > 2 * c.call else 0.0
+
+    def _hopeless(self, kind: list[int]) -> bool:
+        """Whether not even the two products with the fewest rows would gain from being one."""
+        nodes = [self.order[i] for i in kind]
+        product = _matrix_product(nodes[0])
+        if product is None:
+            return False
+        return not self._rows_pay(
+            sorted(nodes, key=lambda v: v.args[product[0]].size)[:2], product[0]
+        )
 
     def _rows_pay(self, nodes: list[Node], row: int) -> bool:
         """Reading the matrix once saves more than copying all rows but the most costs."""
