@@ -60,11 +60,12 @@ class Priced:
             for p in range(c.place[i] + 1, c.place[j] + 1):
                 node = c.nodes[p]
                 if id(node) in c.sites and p >= skip:
-                    time += c._site(node, width, tie, sweep.constant(node))
+                    constant = not any(id(a) in sweep.batched for a in node.args)
+                    time += c._site(node, width, tie, constant)
                 time += sweep.push(node)
             if j < self.last:
                 u = c.chain[j]
-                time += c._sandwich(width, u.size, tie, sweep.at(u))
+                time += c._sandwich(width, u.size, tie, id(u) not in sweep.batched)
             self.known[key] = time
         return self.known[key]
 
