@@ -1,8 +1,8 @@
 """The swing-up of a pendulum whose dynamics are a network inside CasADi.
 
 The motor is too weak to lift the pendulum at once, so it has to swing. A network has learned one
-time step from data, enters CasADi as a callback, and IPOPT gets its exact Hessians. The same network
-written in CasADi's symbols, which CasADi differentiates by itself, is the comparison.
+time step from data, enters CasADi as a callback, and IPOPT gets its exact Hessians. The same
+network written in CasADi's symbols, which CasADi differentiates by itself, is the comparison.
 
     pip install 'hessarray[examples,casadi]'
     python examples/casadi_pendulum.py --out pendulum.png
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "hessarray, L-BFGS": (callback, without),
     }
     runs = {name: solve(*way) for name, way in ways.items()}
-    table = Table("derivatives", "work", "converged", "iterations", "seconds")
+    table = Table("derivatives", "effort", "converged", "iterations", "seconds")
     for name, r in runs.items():
         done = "yes" if r["success"] else "no"
         table.add_row(name, f"{r['cost']:.8f}", done, str(r["iterations"]), f"{r['seconds']:.2f}")

@@ -1,10 +1,10 @@
 """The temperature profile of a batch reactor, by IPOPT through a learned model of the reactor.
 
 In A -> B -> C both reactions speed up with temperature, the second one more: to end with as much B
-as possible the reactor starts hot and is cooled as B builds up (Logsdon and Biegler, Ind. Eng. Chem.
-Res. 28, 1989; without a limit on the cooling the best is B = 0.6108). A small network learns one
-time step from simulated data; the yield is that network applied 20 times in a row, and hessarray
-differentiates all of it twice.
+as possible the reactor starts hot and is cooled as B builds up (Logsdon and Biegler, Ind. Eng.
+Chem. Res. 28, 1989; without a limit on the cooling the best is B = 0.6108). A small network learns
+one time step from simulated data; the yield is that network applied 20 times in a row, and
+hessarray differentiates all of it twice.
 
     pip install 'hessarray[examples,ipopt]'
     python examples/ipopt_batch_reactor.py --out reactor.png

@@ -13,9 +13,7 @@ import hessarray as ha
 from hessarray.errors import BackendError, SampleIndexError, ShapeError
 
 if importlib.util.find_spec("casadi") is None:
-    pytest.skip(
-        "casadi is not installed: pip install 'hessarray[casadi]'", allow_module_level=True
-    )
+    pytest.skip("casadi is not installed: pip install 'hessarray[casadi]'", allow_module_level=True)
 
 import casadi
 
