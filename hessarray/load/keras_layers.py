@@ -229,7 +229,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         for name, f in {
             "Negative": "negative", "Exp": "exp", "Expm1": "expm1", "Log": "log",
             "Log1p": "log1p", "Log10": "log10", "Sqrt": "sqrt", "Square": "square",
-            "Reciprocal": "reciprocal", "Abs": "abs", "Absolute": "abs", "Sin": "sin",
+            "Reciprocal": "reciprocal", "Absolute": "abs", "Sin": "sin",
             "Cos": "cos", "Tan": "tan", "Tanh": "tanh", "Sinh": "sinh", "Cosh": "cosh",
             "Arctan": "atan", "Erf": "erf",
         }.items()
@@ -237,6 +237,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     **{
         name: lambda xp, x, f=f: activation(f)(x)
         for name, f in {"Relu": "relu", "Sigmoid": "sigmoid", "Softplus": "softplus",
-                        "Silu": "silu", "Mish": "mish"}.items()
+                        "Silu": "silu"}.items()
     },
 }  # fmt: skip
