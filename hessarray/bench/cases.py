@@ -123,7 +123,8 @@ def _neuralfoil(size: str) -> ha.Network:
     if spec is None or not spec.submodule_search_locations:
         raise ha.LoadError("NeuralFoil's weights are missing: pip install --no-deps neuralfoil")
     folder = Path(spec.submodule_search_locations[0], "nn_weights_and_biases")
-    return ha.load(folder / f"nn-{size}.npz", act="silu")
+    network: ha.Network = ha.load(folder / f"nn-{size}.npz", act="silu")
+    return network
 
 
 def model_case(path: Path, act: str | None, n: int, want: str) -> Case:
