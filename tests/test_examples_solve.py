@@ -91,7 +91,7 @@ def test_batch_reactor_has_the_optimum_of_plain_autodiff(monkeypatch: pytest.Mon
             hess=lambda u: np.asarray(hessian(u))[0],
             bounds=[(-1, 1)] * example.STEPS,
             constraints=[limit],
-            options=options,
+            options=dict(options),  # which cyipopt changes
         )
     problem = example.ha.ipopt_problem(
         example.make_model(net), 0, constraints=1, cu=example.CHANGE, lb=-1, ub=1

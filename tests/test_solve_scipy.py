@@ -110,19 +110,21 @@ def test_every_method_finds_the_minimum(method: str) -> None:
     assert np.linalg.eigvalsh(f.hess(found.x)).min() > 0
 
 
-def test_a_solver_may_write_into_what_it_gets() -> None:
+def test_nobody_can_spoil_what_is_kept() -> None:
     f, x = ha.scipy_objective(bowl()), np.ones(4)
     jac, hess = f.jac(x), f.hess(x)
     f.jac(x)[:] = 0
-    f.hess(x)[:] = 0
     np.testing.assert_array_equal(f.jac(x), jac)
-    np.testing.assert_array_equal(f.hess(x), hess)
+    with pytest.raises(ValueError, match="read-only"):
+        f.hess(x)[:] = 0
+    assert f.hess(x)[0, 0] == hess[0, 0] != 0
     c = ha.scipy_constraint(network(), 0, 1)
-    y = np.ones(3)
-    value = c.fun(y).copy()
-    c.fun(y)[:] = 7
-    c.jac(y)[:] = 7
-    np.testing.assert_array_equal(c.fun(y), value)
+    y, v = np.ones(3), np.ones(4)
+    kept = c.fun(y), c.jac(y), c.hess(y, v)
+    for spoilt in (c.fun(y), c.jac(y), c.hess(y, v)):
+        spoilt[:] = 7
+    for a, b in zip(kept, (c.fun(y), c.jac(y), c.hess(y, v)), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_an_x_changed_in_place_is_a_new_x() -> None:
@@ -154,13 +156,9 @@ def test_one_evaluation_serves_all_calls_at_one_x() -> None:
 
 
 def test_what_is_not_asked_for_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = bowl()
-    f = ha.scipy_objective(net)
-    monkeypatch.setattr(net, "value_gradient_hessian", None)
-    monkeypatch.setattr(net, "hessian", None)
-    for _ in range(5):
-        f.fun(RNG.normal(size=4))
-    monkeypatch.setattr(net, "derivatives", None)
+    f = ha.scipy_objective(bowl())
+    for name in ("value_gradient_hessian", "hessian", "gradient", "derivatives"):
+        monkeypatch.setattr(f.function, name, None)
     for _ in range(5):
         f.fun(RNG.normal(size=4))
 
@@ -344,4 +342,4 @@ def test_a_solver_pays_little_more_than_the_evaluation() -> None:
             start = time.perf_counter()
             run()
             best[i] = min(best[i], time.perf_counter() - start)
-    assert best[1] < 1.5 * best[0], best  # 1.2 on a quiet machine (docs/solvers.md)
+    assert best[1] < 1.4 * best[0], best  # 1.2 on a quiet machine (docs/solvers.md)

@@ -41,7 +41,7 @@ class GreyBox(ExternalGreyBoxModel):  # type: ignore[misc]  # Pyomo is untyped
         why = "one for each output"
         self._multipliers = vector("multipliers", output_con_multiplier_values, m, why).copy()
 
-    def evaluate_outputs(self) -> np.ndarray:
+    def evaluate_outputs(self) -> Any:
         """f, (m,)."""
         return self._shared.value(self._x)
 

@@ -35,7 +35,7 @@ Weights = Sequence[float] | Mapping[Output, float] | np.ndarray
 
 
 class _Selected(Function):
-    """Rows of a function's flattened output, or their weighted sum, of a flat x.
+    """Rows of a function's flattened output (k,), or one weighted sum of it (), of a flat x.
 
     Parameters are the function's own: what it loads later holds here as well.
     """
@@ -66,7 +66,10 @@ class _Selected(Function):
         y = self._whole._apply((xp.reshape(x, self._whole.in_shape),), params)
         y = xp.reshape(y, (-1,))
         if self._weights is not None:
-            return xp.reshape(y @ self._weights, (1,))
+            (used,) = np.nonzero(self._weights)
+            if len(used) == 1 and self._weights[used[0]] == 1:
+                return y[int(used[0])]
+            return y @ self._weights
         return xp.take(y, xp.asarray(np.asarray(self._rows)), axis=0)
 
 
@@ -137,28 +140,29 @@ def rows_of(net: Function, outputs: Output | Sequence[Output] | None) -> list[in
     """Where these outputs stand in the flattened value; all of them for None."""
     if outputs is None:
         return list(range(math.prod(net.out_shape)))
-    one = isinstance(outputs, (int, str, np.integer))
-    return [row_of(net, o) for o in ([outputs] if one else outputs)]  # type: ignore[list-item, union-attr]
+    if isinstance(outputs, (int, str, np.integer)):
+        return [row_of(net, outputs)]
+    return [row_of(net, o) for o in outputs]
 
 
 def selected(net: Any, outputs: Output | Sequence[Output] | None = None) -> Function:
     """These outputs, (k,), of x (d,); all of them where none are named."""
-    net = function_of(net)
-    rows = rows_of(net, outputs)
+    whole = function_of(net)
+    rows = rows_of(whole, outputs)
     if not rows:
         raise OptionError("outputs is empty: name at least one, or leave it out for all")
-    if rows == rows_of(net, None) and len(net.in_shape) == len(net.out_shape) == 1:
-        return net
-    return _Selected(net, rows)
+    if rows == rows_of(whole, None) and len(whole.in_shape) == len(whole.out_shape) == 1:
+        return whole
+    return _Selected(whole, rows)
 
 
 def objective(net: Any, output: Output | None = None, weights: Weights | None = None) -> Function:
-    """One output or a weighted sum of them, (1,), of x (d,); raises as `objective_weights`."""
+    """One output or a weighted sum of them, (), of x (d,); raises as `objective_weights`.
+
+    Derivatives then have no axis of outputs, which a solver would have to take away at each call.
+    """
     net = function_of(net)
-    total = objective_weights(net, output, weights)
-    if weights is None:
-        return selected(net, int(np.argmax(total)))
-    return _Selected(net, rows_of(net, None), total)
+    return _Selected(net, [], objective_weights(net, output, weights))
 
 
 def objective_weights(net: Function, output: Output | None, weights: Weights | None) -> np.ndarray:
@@ -187,5 +191,5 @@ def objective_weights(net: Function, output: Output | None, weights: Weights | N
             total[row_of(net, name)] += float(weight)  # type: ignore[arg-type]
         return total
     why = "one for each output, or a mapping such as {0: 1.0}"
-    total = vector("weights", given, m, why)
-    return total.copy()
+    total = np.array(vector("weights", given, m, why))
+    return total

@@ -8,11 +8,11 @@ answering each call by itself, and no more than always computing everything.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from hessarray.function import Function
 from hessarray.solve._arguments import vector
 
 __all__ = ["HESSIAN", "JACOBIAN", "VALUE", "Shared"]
@@ -23,6 +23,7 @@ VALUE, JACOBIAN, HESSIAN = range(3)
 _SMALL = 1000
 
 
+_ARRAY, _FLOAT64 = np.ndarray, np.dtype(np.float64)
 # What is known at one x: f (m,), df (d, m), d2f (d, d, m), None where it is not, then the bytes of
 # x, the version of the parameters, and the highest level known. Never changed, only replaced.
 _Point = tuple[Any, Any, Any, bytes, int, int]
@@ -35,10 +36,11 @@ class Shared:
     Two threads at different points cost each other evaluations, and never get mixed results.
     """
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Any) -> None:
+        # A Function of (d,) to (m,) or (), or what has its methods.
         self.function = function
-        (self.d,), (self.m,) = function.in_shape, function.out_shape
-        self._version = function._version
+        (self.d,), self.m = function.in_shape, math.prod(function.out_shape)
+        self._version, self._shape = function._version, (self.d,)
         self._together = self.m == 1 or self.d * self.d * self.m <= _SMALL
         self._last = _NOWHERE
         self._asked = self._most = VALUE  # at this x, and ever
@@ -65,43 +67,50 @@ class Shared:
 
     def at(self, x: Any, level: int) -> Any:
         """The result of this level at x, to read from only: f, df or d2f."""
-        last = self._last
+        if type(x) is not _ARRAY:
+            x = self.point(x)
         # Parameters may be replaced between two calls at the same x.
-        if type(x) is np.ndarray and x.tobytes() == last[3] and self._version() == last[4]:
+        last, key, version = self._last, x.tobytes(), self._version()
+        if key == last[3] and version == last[4]:
             if level > self._asked:
                 self._asked = level
             if level > last[5]:
                 last = self._more(self.point(x), last, level)
             return last[level]
-        return self._evaluate(self.point(x), level, max(level, self._asked))[level]
+        if x.dtype is not _FLOAT64 or x.shape != self._shape:
+            x = self.point(x)
+            key = x.tobytes()
+        before = self._asked
+        return self._evaluate(x, key, version, level, level if level > before else before)[level]
 
     def _more(self, x: np.ndarray, last: _Point, level: int) -> _Point:
         """The same x, asked for more than is known."""
         self._most = max(self._most, level)
         f, df, d2f, key, version, known = last
         if known == VALUE and self._most == HESSIAN:  # which then follows the gradient
-            return self._evaluate(x, level, HESSIAN)
+            return self._evaluate(x, key, version, level, HESSIAN)
         if level == JACOBIAN:
             df = self.function.gradient(x)
         else:
             d2f = self.function.hessian(x)
+            d2f.setflags(write=False)
         self.evaluations += 1
         self._last = point = (f, df, d2f, key, version, level)
         return point
 
-    def _evaluate(self, x: np.ndarray, asked: int, level: int) -> _Point:
+    def _evaluate(self, x: np.ndarray, key: bytes, version: int, asked: int, level: int) -> _Point:
         """Everything up to this level, in one pass."""
         df = d2f = None
-        version = self._version()
-        if level == VALUE:
-            f = self.function.value(x)
+        if level == HESSIAN:
+            f, df, d2f = self.function.value_gradient_hessian(x)
+            d2f.setflags(write=False)
         elif level == JACOBIAN:
             f, df, _ = self.function.derivatives(x, do_gradient=True)
         else:
-            f, df, d2f = self.function.value_gradient_hessian(x)
+            f = self.function.value(x)
         self.evaluations += 1
         self._asked = asked
         if asked > self._most:
             self._most = asked
-        self._last = point = (f, df, d2f, x.tobytes(), version, level)
+        self._last = point = (f, df, d2f, key, version, level)
         return point

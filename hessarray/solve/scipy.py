@@ -30,7 +30,7 @@ __all__ = [
 class Objective:
     """One number of x (d,), with the derivatives that `scipy.optimize.minimize` asks for.
 
-    Made by `scipy_objective`. Every result is the caller's own copy.
+    Made by `scipy_objective`.
     """
 
     def __init__(self, function: Function) -> None:
@@ -48,16 +48,16 @@ class Objective:
 
     def jac(self, x: Any) -> np.ndarray:
         """df/dx_a, (d,)."""
-        return self._at(x, JACOBIAN).flatten()  # type: ignore[no-any-return]
+        return self._at(x, JACOBIAN).copy()  # type: ignore[no-any-return]
 
     def hess(self, x: Any) -> np.ndarray:
-        """d2f/dx_a dx_b, (d, d)."""
-        return self._at(x, HESSIAN)[:, :, 0].copy()  # type: ignore[no-any-return]
+        """d2f/dx_a dx_b, (d, d): read-only, as a copy would cost a tenth of a small evaluation."""
+        return self._at(x, HESSIAN)  # type: ignore[no-any-return]
 
     def hessp(self, x: Any, p: Any) -> np.ndarray:
         """sum_b d2f/dx_a dx_b p_b, (d,), without the d x d block."""
         x, d = self._shared.point(x), self._shared.d
-        product: np.ndarray = self.function.hvp(x, vector("p", p, d))[:, 0]
+        product: np.ndarray = self.function.hvp(x, vector("p", p, d))
         return product
 
     @property
@@ -134,7 +134,7 @@ def scipy_constraint(
     shared = Shared(selected(net, outputs))
     lower, upper = bounds(lb, ub, shared.m)
 
-    def hess(x: Any, v: Any) -> np.ndarray:
+    def hess(x: Any, v: Any) -> Any:
         return shared.weighted_hessian(x, vector("v", v, shared.m, "one for each output"))
 
     return library.NonlinearConstraint(
@@ -218,11 +218,11 @@ def scipy_residuals(
     if data is None:
         if free is not None:
             raise OptionError("free= is given without data=: pass the samples that it belongs to")
-        shared, shape = Shared(function), (m,)
+        shared, shape = Shared(function), [m]
     else:
         samples = _Samples(function, data, free)
-        shared, shape = Shared(samples), (samples.n, m)
-    flat = [_like_results(k, a, shape) for k, a in (("targets", targets), ("scale", scale))]
+        shared, shape = Shared(samples), [samples.n, m]
+    flat = [_like_results(k, a, tuple(shape)) for k, a in (("targets", targets), ("scale", scale))]
     return Residuals(shared, *flat)
 
 
@@ -258,7 +258,7 @@ class _Samples:
         value: np.ndarray = self._function.value(self._rows(x)).reshape(-1)
         return value
 
-    def gradient(self, x: np.ndarray) -> np.ndarray:
+    def gradient(self, x: np.ndarray) -> Any:
         return self.derivatives(x, do_gradient=True)[1]
 
     def derivatives(self, x: np.ndarray, do_gradient: bool) -> tuple[Any, Any, None]:
@@ -295,12 +295,12 @@ def hvp_operator(
     point = vector("x", x, d).copy()
 
     def matvec(p: Any) -> Any:
-        return function.hvp(point, np.asarray(p, dtype=np.float64).reshape(d))[:, 0]
+        return function.hvp(point, np.asarray(p, dtype=np.float64).reshape(d))
 
     def matmat(p: Any) -> Any:
         directions = np.ascontiguousarray(np.asarray(p, dtype=np.float64).T)
         points = np.broadcast_to(point, directions.shape)
-        return function.hvp(np.ascontiguousarray(points), directions)[..., 0].T
+        return function.hvp(np.ascontiguousarray(points), directions).T
 
     return LinearOperator(
         (d, d), matvec=matvec, rmatvec=matvec, matmat=matmat, rmatmat=matmat, dtype=np.float64
