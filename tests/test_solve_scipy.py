@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import warnings
 from typing import Any
 
@@ -318,29 +317,3 @@ def test_a_function_of_several_inputs_is_refused() -> None:
 def test_a_pinned_network_is_refused(backend: Any) -> None:
     with pytest.raises(BackendError, match=r"call to\(None\)"):
         ha.scipy_objective(network(m=1).to("torch"))
-
-
-# -------------------------------------------------------------------------------------- overhead
-
-
-@pytest.mark.slow
-def test_a_solver_pays_little_more_than_the_evaluation() -> None:
-    """f, J and H through the objective, against the bare compiled pass; best of many."""
-    net = ha.fully_connected([10, 64, 64, 64, 1], act="tanh", seed=0)
-    f, points = ha.scipy_objective(net), list(RNG.normal(size=(100, 10)))
-
-    def bare() -> None:
-        for x in points:
-            net.value_gradient_hessian(x)
-
-    def solver() -> None:
-        for x in points:
-            f.fun(x), f.jac(x), f.hess(x)
-
-    best = [np.inf, np.inf]
-    for _ in range(60):
-        for i, run in enumerate((bare, solver)):
-            start = time.perf_counter()
-            run()
-            best[i] = min(best[i], time.perf_counter() - start)
-    assert best[1] < 1.4 * best[0], best  # 1.2 on a quiet machine (docs/solvers.md)
