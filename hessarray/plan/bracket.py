@@ -126,9 +126,10 @@ class _Chain:
 
     def _tail(self, i: int, width: int, tie: int, skip: int, best: Times) -> tuple[float, int]:
         """H at dominator i along ``width`` directions; sites before node ``skip`` are not its."""
-        last, start = len(self.chain) - 1, int(self.place[i])
-        if i == last:
+        last = len(self.chain) - 1
+        if i >= last:
             return 0.0, last
+        start = int(self.place[i])
         nodes = slice(start + 1, int(self.place[last]) + 1)
         constant = self.before[nodes] <= start
         each = np.where(constant, *(t[nodes] for t in self._site_times(width, tie)))
