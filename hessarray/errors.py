@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "BackendError",
+    "CurvatureError",
     "DTypeError",
     "HessarrayError",
     "KinkWarning",
@@ -68,6 +69,10 @@ class OptionError(HessarrayError, ValueError, TypeError):
 
 class OverwriteError(HessarrayError, FileExistsError):
     """A file exists that would be replaced; the message says how to allow it."""
+
+
+class CurvatureError(HessarrayError, ArithmeticError):
+    """Products with a curvature operator do not allow what was asked for; the message says why."""
 
 
 class LoadError(HessarrayError, ValueError):
