@@ -201,6 +201,17 @@ class Evaluation:
             self._keep_ready(key, version, arrays, job, found)
         return found
 
+    def _again(self, x: Any, want: Want) -> Any:
+        """A call from arrays such as x to the list of results, without any look at the arrays.
+
+        It holds until the version moves; None where no such evaluation is ready to be repeated.
+        """
+        known = self._ready.get((want, (type(x), x.shape, x.dtype)))
+        if known is None or known.version != self._version():
+            return None
+        (shape,), call = known.shapes, known.call
+        return lambda x: call((x.reshape(shape),))
+
     def _keep_ready(
         self, key: Any, version: int, arrays: Sequence[Any], job: _Job, found: dict[str, Any]
     ) -> None:

@@ -220,6 +220,12 @@ class Function(Evaluation):
         found = self._evaluate(x, want, options, seeds)
         return Derivatives(found["value"], found.get("gradient"), found.get(second or ""))
 
+    def _repeated(self, x: Any, do_gradient: bool, do_Hessian: bool) -> Any:
+        """``derivatives`` of vectors such as x as a bare call, for solvers: see ``_again``."""
+        return self._again(
+            x, wanted(gradient=do_gradient, second="hessian" if do_Hessian else None)
+        )
+
     def _side(self, v: Any) -> bool:
         d, m = sum(map(math.prod, self.in_shapes)), math.prod(self.out_shape)
         fits = [v.ndim == 2 and v.shape[1] == d, v.ndim == 2 and v.shape[0] == m]

@@ -54,8 +54,9 @@ def test_callbacks_are_the_problem() -> None:
     np.testing.assert_allclose(hessian, np.tril(expected), atol=1e-14)
 
 
-@pytest.mark.parametrize("m", [3, 30])  # Hessians together with the value, and by themselves
-def test_objective_and_constraints_share_an_evaluation(m: int) -> None:
+# Hessians together with the value, and by themselves.
+@pytest.mark.parametrize(("m", "evaluations"), [(3, 1), (30, 2)])
+def test_objective_and_constraints_share_an_evaluation(m: int, evaluations: int) -> None:
     net = ha.fully_connected([8, 10, m], act="tanh", seed=0)
     problem = ha.ipopt_problem(net, 1, constraints=range(m), cl=-1, cu=1)
     lam = RNG.normal(size=m)
@@ -63,7 +64,7 @@ def test_objective_and_constraints_share_an_evaluation(m: int) -> None:
         x, before = RNG.normal(size=8), problem.evaluations
         problem.objective(x), problem.gradient(x), problem.constraints(x), problem.jacobian(x)
         hessian = problem.hessian(x, lam, 2.0)
-    assert problem.evaluations - before == 1
+    assert problem.evaluations - before == evaluations
     weights = lam + 2.0 * (np.arange(m) == 1)
     expected = net.weighted_hessian(x, weights)[np.tril_indices(8)]
     np.testing.assert_allclose(hessian, expected, rtol=1e-10, atol=1e-13)
@@ -75,7 +76,32 @@ def test_only_the_outputs_of_the_problem_are_evaluated() -> None:
     x = RNG.normal(size=3)
     np.testing.assert_allclose(problem.constraints(x), net.value(x)[[7, 190]], rtol=1e-13)
     assert problem.objective(x) == pytest.approx(net.value(x)[190])
-    assert problem._shared.m == 2
+    assert problem._shared.m == 3
+
+
+@pytest.mark.parametrize(
+    ("weights", "constraints"),
+    [([0.5, 0, -2.0, 0], [3, 0]), ([2.0, 0, 0, 0], []), ([0, 0, 0, 0], []), ({3: -1.0}, [1])],
+)
+def test_weighted_objectives(weights: Any, constraints: list[int]) -> None:
+    net = ha.fully_connected([3, 10, 4], act="tanh", seed=0)
+    problem = ha.ipopt_problem(net, weights=weights, constraints=constraints)
+    total = np.zeros(4)
+    total[list(weights) if isinstance(weights, dict) else range(4)] = (
+        list(weights.values()) if isinstance(weights, dict) else weights
+    )
+    lam = RNG.normal(size=len(constraints))
+    for x in RNG.normal(size=(3, 3)):
+        f, df, d2f = net.value_gradient_hessian(x)
+        assert problem.objective(x) == pytest.approx(f @ total, abs=1e-13)
+        np.testing.assert_allclose(problem.gradient(x), df @ total, atol=1e-13)
+        np.testing.assert_allclose(problem.constraints(x), f[constraints], atol=1e-13)
+        jacobian = np.zeros((len(constraints), 3))
+        jacobian[problem.jacobianstructure()] = problem.jacobian(x)
+        np.testing.assert_allclose(jacobian, df[:, constraints].T, atol=1e-13)
+        expected = 0.5 * d2f @ total + d2f[..., constraints] @ lam
+        found = problem.hessian(x, lam, 0.5)
+        np.testing.assert_allclose(found, expected[np.tril_indices(3)], atol=1e-12)
 
 
 @needs_cyipopt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import warnings
 from typing import Any
@@ -160,6 +161,24 @@ def test_what_is_not_asked_for_is_not_computed(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(f.function, name, None)
     for _ in range(5):
         f.fun(RNG.normal(size=4))
+
+
+def test_repeated_evaluations_are_those_of_the_network() -> None:
+    """From the second point on, the compiled evaluation is called without a look at x."""
+    net = network(4, 1)
+    f = ha.scipy_objective(net)
+    for i in range(9):
+        if i == 5:
+            net.load_parameters({k: 2 * a for k, a in net.parameters().items()})
+        x = RNG.normal(size=8)[::2]  # not contiguous
+        if i == 7:
+            x = x.astype(np.float32)
+        value, gradient, hessian = net.value_gradient_hessian(x.astype(np.float64))
+        assert f.fun(x) == pytest.approx(value[0], rel=1e-13)
+        np.testing.assert_allclose(f.jac(x), gradient[:, 0], rtol=1e-12)
+        np.testing.assert_allclose(f.hess(x), hessian[..., 0], rtol=1e-11)
+    again = pickle.loads(pickle.dumps(f))
+    np.testing.assert_array_equal(again.hess(x), f.hess(x))
 
 
 def test_new_parameters_count_at_the_same_x() -> None:

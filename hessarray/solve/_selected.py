@@ -28,6 +28,7 @@ __all__ = [
     "output_names",
     "rows_of",
     "selected",
+    "with_objective",
 ]
 
 Output = int | str
@@ -35,9 +36,10 @@ Weights = Sequence[float] | Mapping[Output, float] | np.ndarray
 
 
 class _Selected(Function):
-    """Rows of a function's flattened output (k,), or one weighted sum of it (), of a flat x.
+    """Rows of a function's flattened output (r,), or weighted sums of them, of a flat x.
 
-    Parameters are the function's own: what it loads later holds here as well.
+    ``weights`` (r,) make one sum (), and (k, r) make k of them. Parameters are the function's own:
+    what it loads later holds here as well.
     """
 
     def __init__(self, whole: Function, rows: list[int], weights: np.ndarray | None = None) -> None:
@@ -65,12 +67,11 @@ class _Selected(Function):
         xp = x.__array_namespace__()
         y = self._whole._apply((xp.reshape(x, self._whole.in_shape),), params)
         y = xp.reshape(y, (-1,))
-        if self._weights is not None:
-            (used,) = np.nonzero(self._weights)
-            if len(used) == 1 and self._weights[used[0]] == 1:
-                return y[int(used[0])]
-            return y @ self._weights
-        return xp.take(y, xp.asarray(np.asarray(self._rows)), axis=0)
+        if self._weights is not None and self._weights.tolist() == [1.0]:
+            return y[self._rows[0]]
+        if self._rows != list(range(y.shape[0])):
+            y = xp.take(y, xp.asarray(np.asarray(self._rows)), axis=0)
+        return y if self._weights is None else y @ self._weights.T
 
 
 def function_of(net: Any) -> Function:
@@ -162,7 +163,28 @@ def objective(net: Any, output: Output | None = None, weights: Weights | None = 
     Derivatives then have no axis of outputs, which a solver would have to take away at each call.
     """
     net = function_of(net)
-    return _Selected(net, [], objective_weights(net, output, weights))
+    total = objective_weights(net, output, weights)
+    rows = np.flatnonzero(total).tolist() or [0]
+    return _Selected(net, rows, total[rows])
+
+
+def with_objective(
+    net: Any, output: Output | None, weights: Weights | None, outputs: Output | Sequence[Output]
+) -> Function:
+    """The objective and then these k outputs, (1 + k,), of x (d,); raises as `objective_weights`.
+
+    Outputs of neither are not computed.
+    """
+    net = function_of(net)
+    total, rows = objective_weights(net, output, weights), rows_of(net, outputs)
+    used = np.flatnonzero(total).tolist()
+    if total[used].tolist() == [1.0]:
+        return selected(net, [*used, *rows])
+    needed = sorted({*used, *rows}) or [0]
+    sums = np.zeros((1 + len(rows), len(total)))
+    sums[0] = total
+    sums[range(1, 1 + len(rows)), rows] = 1.0
+    return _Selected(net, needed, sums[:, needed])
 
 
 def objective_weights(net: Function, output: Output | None, weights: Weights | None) -> np.ndarray:

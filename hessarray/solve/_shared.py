@@ -43,8 +43,14 @@ class Shared:
         self._version, self._shape = function._version, (self.d,)
         self._together = self.m == 1 or self.d * self.d * self.m <= _SMALL
         self._last = _NOWHERE
+        # What repeats an evaluation of each level, and for which version of the parameters: a
+        # fifth of a small evaluation is looking at its arguments.
+        self._calls: list[tuple[int, Any]] = [(-1, None)] * 3
         self._asked = self._most = VALUE  # at this x, and ever
         self.evaluations = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_calls": [(-1, None)] * 3}
 
     def value(self, x: Any) -> Any:
         """f, (m,): a copy, so that a solver may write into it."""
@@ -57,6 +63,7 @@ class Shared:
     def weighted_hessian(self, x: Any, lam: np.ndarray) -> Any:
         """sum_m lam_m d2f_m/dx_a dx_b, (d, d)."""
         if not self._together:
+            self.evaluations += 1
             return self.function.weighted_hessian(self.point(x), lam)
         # A matrix times a vector takes a third of the time of the same product in three axes.
         return self.at(x, HESSIAN).reshape(-1, self.m).dot(lam).reshape(self.d, self.d)
@@ -93,7 +100,7 @@ class Shared:
             df = self.function.gradient(x)
         else:
             d2f = self.function.hessian(x)
-            d2f.setflags(write=False)
+            d2f.setflags(False)
         self.evaluations += 1
         self._last = point = (f, df, d2f, key, version, level)
         return point
@@ -101,13 +108,25 @@ class Shared:
     def _evaluate(self, x: np.ndarray, key: bytes, version: int, asked: int, level: int) -> _Point:
         """Everything up to this level, in one pass."""
         df = d2f = None
-        if level == HESSIAN:
-            f, df, d2f = self.function.value_gradient_hessian(x)
-            d2f.setflags(write=False)
-        elif level == JACOBIAN:
-            f, df, _ = self.function.derivatives(x, do_gradient=True)
+        known, call = self._calls[level]
+        if call is not None and known == version:
+            if level == HESSIAN:
+                f, df, d2f = call(x)
+            elif level == JACOBIAN:
+                f, df = call(x)
+            else:
+                (f,) = call(x)
         else:
-            f = self.function.value(x)
+            if level == HESSIAN:
+                f, df, d2f = self.function.value_gradient_hessian(x)
+            elif level == JACOBIAN:
+                f, df, _ = self.function.derivatives(x, do_gradient=True)
+            else:
+                f = self.function.value(x)
+            again = self.function._repeated(x, level >= JACOBIAN, level == HESSIAN)
+            self._calls[level] = version, again
+        if d2f is not None:
+            d2f.setflags(False)
         self.evaluations += 1
         self._asked = asked
         if asked > self._most:

@@ -10,14 +10,7 @@ import numpy as np
 from hessarray.errors import OptionError
 from hessarray.function import Function
 from hessarray.solve._arguments import bounds, missing, vector
-from hessarray.solve._selected import (
-    Output,
-    Weights,
-    function_of,
-    objective_weights,
-    rows_of,
-    selected,
-)
+from hessarray.solve._selected import Output, Weights, with_objective
 from hessarray.solve._shared import JACOBIAN, VALUE, Shared
 
 __all__ = ["IpoptProblem", "ipopt_problem"]
@@ -31,49 +24,42 @@ class IpoptProblem:
     """
 
     def __init__(
-        self,
-        shared: Shared,
-        weights: np.ndarray,
-        rows: list[int],
-        boxes: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+        self, shared: Shared, boxes: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     ) -> None:
-        self._shared, self._weights, self._rows = shared, weights, np.asarray(rows, dtype=int)
+        self._shared, self._at = shared, shared.at  # of the objective, then the constraints
         self.lb, self.ub, self.cl, self.cu = boxes
         self.iterations = 0
         d, m = shared.d, shared.m
-        self._choice = np.eye(m)[rows]  # (k, m), one 1 in every row
         self._lower = np.tril_indices(d)
         # The same entries, and those of the Jacobian, in the flat arrays: `take` is the quickest.
         self._flat_lower = np.ravel_multi_index(self._lower, (d, d))
-        self._flat_rows = (np.arange(d) * m + np.asarray(rows, dtype=int)[:, None]).reshape(-1)
+        self._flat_rows = (np.arange(d) * m + np.arange(1, m)[:, None]).reshape(-1)
 
     def objective(self, x: Any) -> float:
         """f(x)."""
-        return self._shared.at(x, VALUE).dot(self._weights).item()  # type: ignore[no-any-return]
+        return self._at(x, VALUE).item(0)  # type: ignore[no-any-return]
 
     def gradient(self, x: Any) -> np.ndarray:
         """df/dx_a, (d,)."""
-        gradient: np.ndarray = self._shared.at(x, JACOBIAN).dot(self._weights)
-        return gradient
+        return self._at(x, JACOBIAN)[:, 0].copy()  # type: ignore[no-any-return]
 
     def constraints(self, x: Any) -> np.ndarray:
         """c(x), (k,)."""
-        values: np.ndarray = self._shared.at(x, VALUE).take(self._rows)
-        return values
+        return self._at(x, VALUE)[1:].copy()  # type: ignore[no-any-return]
 
     def jacobian(self, x: Any) -> np.ndarray:
         """dc_k/dx_a, flat (k d,), in the order of `jacobianstructure`."""
-        entries: np.ndarray = self._shared.at(x, JACOBIAN).take(self._flat_rows)
-        return entries
+        return self._at(x, JACOBIAN).take(self._flat_rows)  # type: ignore[no-any-return]
 
     def jacobianstructure(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of a full (k, d) matrix."""
-        rows, columns = np.indices((len(self._rows), self._shared.d)).reshape(2, -1)
+        rows, columns = np.indices((len(self.cl), self._shared.d)).reshape(2, -1)
         return rows, columns
 
     def hessian(self, x: Any, lagrange: Any, obj_factor: float) -> np.ndarray:
         """Lower half of obj_factor d2f + sum_k lagrange_k d2c_k, in one weighted Hessian."""
-        lam = obj_factor * self._weights + np.dot(lagrange, self._choice)
+        lam = np.empty(self._shared.m)
+        lam[0], lam[1:] = obj_factor, lagrange
         entries: np.ndarray = self._shared.weighted_hessian(x, lam).take(self._flat_lower)
         return entries
 
@@ -88,7 +74,7 @@ class IpoptProblem:
 
     @property
     def evaluations(self) -> int:
-        """How often the network was evaluated."""
+        """How often the network was evaluated; a weighted Hessian by itself counts as one."""
         return self._shared.evaluations
 
     def solve(self, x0: Any, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
@@ -111,7 +97,7 @@ class IpoptProblem:
         start = vector("x0", x0, self._shared.d)
         problem = cyipopt.Problem(
             n=self._shared.d,
-            m=len(self._rows),
+            m=len(self.cl),
             problem_obj=self,
             lb=self.lb,
             ub=self.ub,
@@ -187,10 +173,6 @@ def ipopt_problem(
     >>> x.round(6), info["status"]
     (array([-1., -1.]), 0)
     """
-    net = function_of(net)
-    weighted = objective_weights(net, output, weights)
-    rows = rows_of(net, constraints)
-    needed = sorted({*np.flatnonzero(weighted).tolist(), *rows}) or [0]
-    shared = Shared(selected(net, needed))
-    boxes = (*bounds(lb, ub, shared.d), *bounds(cl, cu, len(rows), "cl and cu"))
-    return IpoptProblem(shared, weighted[needed], [needed.index(r) for r in rows], boxes)
+    shared = Shared(with_objective(net, output, weights, constraints))
+    k = shared.m - 1
+    return IpoptProblem(shared, (*bounds(lb, ub, shared.d), *bounds(cl, cu, k, "cl and cu")))

@@ -268,6 +268,9 @@ class _Samples:
         )
         return f.reshape(-1), np.moveaxis(df, 1, 0).reshape(len(self._free), -1), None
 
+    def _repeated(self, x: np.ndarray, do_gradient: bool, do_Hessian: bool) -> None:
+        return None  # many samples are work enough
+
 
 def hvp_operator(
     net: Function, x: Any, output: Output | None = None, weights: Weights | None = None

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pytest
 
 import hessarray as ha
 
 
-def test_f_gradient_and_hessian_of_one_sample(benchmark, capsys):
-    net = ha.fully_connected([10, 64, 64, 64, 1], act="tanh", seed=0)
-    f, points = ha.scipy_objective(net), list(np.random.default_rng(0).normal(size=(100, 10)))
+def scipys(net: Any) -> Callable[[Any], Any]:
+    f = ha.scipy_objective(net, 0)
+    return lambda x: (f.fun(x), f.jac(x), f.hess(x))
+
+
+def ipopts(net: Any) -> Callable[[Any], Any]:
+    m = net.out_features
+    p, lam = ha.ipopt_problem(net, 0, constraints=range(1, m)), np.ones(m - 1)
+    return lambda x: (
+        p.objective(x),
+        p.gradient(x),
+        p.constraints(x),
+        p.jacobian(x),
+        p.hessian(x, lam, 1.0),
+    )
+
+
+@pytest.mark.parametrize(("adapter", "m"), [(scipys, 1), (ipopts, 1), (ipopts, 4), (ipopts, 8)])
+def test_derivatives_of_one_sample(benchmark, capsys, adapter, m):
+    net = ha.fully_connected([10, 64, 64, 64, m], act="tanh", seed=0)
+    points, asked = list(np.random.default_rng(0).normal(size=(100, 10))), adapter(net)
 
     def bare():
         for x in points:
@@ -19,7 +40,7 @@ def test_f_gradient_and_hessian_of_one_sample(benchmark, capsys):
 
     def solver():
         for x in points:
-            f.fun(x), f.jac(x), f.hess(x)
+            asked(x)
 
     ratios = []
     for _ in range(200):
@@ -31,5 +52,5 @@ def test_f_gradient_and_hessian_of_one_sample(benchmark, capsys):
         ratios.append(seconds[1] / seconds[0])
     benchmark.extra_info["ratio"] = float(np.median(ratios))
     with capsys.disabled():
-        print(f"\nf, J and H through scipy_objective: {np.median(ratios):.2f} bare evaluations")
+        print(f"\n{adapter.__name__}, {m} outputs: {np.median(ratios):.2f} bare evaluations")
     benchmark(solver)
