@@ -52,7 +52,6 @@ def _frame(
         raise LoadError(f"padding={shown(padding)}, valid, same or causal is expected")
     if any(m < 1 for m in out):
         raise LoadError(f"windows of {list(kernel)} do not fit in {tuple(space)}")
-    room(*out, *kernel)
     return window_sources(space, out, kernel, s, before, d), out
 
 

@@ -123,6 +123,9 @@ def _inlined(model: Any, place: str) -> Any:
             if key in functions and key not in sizes:
                 sizes[key] = size(functions[key].node, (*open_calls, key))
             total += sizes.get(key, 1)
+            for attribute in node.attribute:  # the branches of If, which are expanded, too
+                for graph in (*attribute.graphs, attribute.g):
+                    total += size(graph.node, open_calls)
         return total
 
     try:

@@ -20,6 +20,9 @@ from hessarray.load.onnx_tensors import read_tensor, tensor_bytes
 __all__ = ["Steps", "check_samples_apart", "steps_to"]
 
 _ML = "ai.onnx.ml"
+# Bytes that all values of a graph may take together: a file of a few hundred bytes asks for any.
+_MAX_BYTES = 1 << 30
+_MOST_HINTS = 8  # outputs that are looked at for one that can be computed
 # What the operators here were written against; one that changed later is refused.
 _NEWEST = {"": 28, _ML: 5}
 
@@ -40,7 +43,7 @@ class Steps:
         LoadError
             A node cannot be computed; names it, its operator and the shapes that it meets.
         """
-        known = dict(values)
+        known, total = dict(values), 0
         for node in self.nodes:
             args = [known[name] if name else None for name in node.inputs]
             try:
@@ -53,6 +56,12 @@ class Steps:
                     f"{shapes or 'none'}: {shown(error)}"
                 ) from None
             several = found if isinstance(found, tuple) else (found,)
+            total += sum(getattr(value, "nbytes", 0) for value in several)
+            if total > _MAX_BYTES:
+                raise LoadError(
+                    f"{self.place}: up to node {shown(node.name)} ({node.kind}) the arrays inside "
+                    f"the graph take {total:,} bytes, at most {_MAX_BYTES:,} are expected"
+                )
             for name, value in zip(node.outputs, several, strict=False):
                 known[name] = np.asarray(value) if isinstance(value, np.generic) else value
         return known
@@ -129,7 +138,7 @@ def _unsupported(model: Model, i: int, node: Any, outputs: Sequence[str]) -> str
     kind = _kind(node)
     without = [
         value.name
-        for value in model.graph.output
+        for value in model.graph.output[:_MOST_HINTS]
         if all(_supported(model, n) for _, n in _needed(model.graph.node, [value.name]))
     ]
     others = f"; outputs=[{shown(without[0])}] does without it" if without else ""

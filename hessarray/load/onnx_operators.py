@@ -12,7 +12,7 @@ import numpy as np
 from hessarray.activations import activation
 from hessarray.load import neural
 from hessarray.load.onnx_node import Node, axes_of, integers, is_constant, namespace_of
-from hessarray.load.onnx_samples import Samples, check_entries
+from hessarray.load.onnx_samples import Samples, check_entries, check_product
 from hessarray.load.onnx_shapes import SHAPE_OPERATORS
 from hessarray.load.onnx_tensors import dtype_of
 from hessarray.load.onnx_windows import WINDOW_OPERATORS
@@ -225,6 +225,12 @@ def _matmul(node: Node, a: Any, b: Any) -> Any:
     if a.ndim > 1 and b.ndim > 1:
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         check_entries((*batch, a.shape[-2], b.shape[-1]))
+    return _product(a, b)
+
+
+def _product(a: Any, b: Any) -> Any:
+    if is_constant(a) and is_constant(b):
+        check_product((a.size, *b.shape[-1:], *b.shape[:-2]))
     return neural.product(namespace_of(a, b), a, b)
 
 
@@ -233,7 +239,7 @@ def _gemm(node: Node, a: Any, b: Any, c: Any = None) -> Any:
     a = xp.permute_dims(a, (1, 0)) if node.get("transA", 0) else a
     b = xp.permute_dims(b, (1, 0)) if node.get("transB", 0) else b
     alpha, beta = float(node.get("alpha", 1.0)), float(node.get("beta", 1.0))
-    y = neural.product(namespace_of(a, b), a, b)
+    y = _product(a, b)
     y = y if alpha == 1.0 else y * alpha
     if c is None or beta == 0.0:
         return y
@@ -245,6 +251,7 @@ def _einsum(node: Node, *args: Any) -> Any:
     if all(map(is_constant, args)):
         sizes = dict(zip("".join(terms), (n for x in args for n in x.shape), strict=True))
         check_entries([sizes[c] for c in output])
+        check_product(list(sizes.values()))
         return np.einsum(f"{','.join(terms)}->{output}", *args)
     xp = namespace_of(*args)
     sizes = {}

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MAX_ENTRIES", "Samples", "check_entries"]
+__all__ = ["MAX_ENTRIES", "Samples", "check_entries", "check_product"]
 
-MAX_ENTRIES = 1 << 28
+MAX_ENTRIES = 1 << 26
+_MAX_TERMS = 1 << 30
 
 Bits = Any  # an array of uint8
 
@@ -33,6 +34,18 @@ def check_entries(shape: Sequence[int]) -> None:
         raise ValueError(f"the shape {tuple(shape)} has a negative length")
     if math.prod(map(int, shape)) > MAX_ENTRIES:
         raise ValueError(f"an array of shape {tuple(shape)} has more than {MAX_ENTRIES:,} entries")
+
+
+def check_product(lengths: Sequence[int]) -> None:
+    """Refuse products of constants that no network needs, before time is taken.
+
+    Raises
+    ------
+    ValueError
+        Axes of these lengths, those that are summed over too, make more terms than a second takes.
+    """
+    if math.prod(map(int, lengths)) > _MAX_TERMS:
+        raise ValueError(f"a product of constants has more than {_MAX_TERMS:,} terms")
 
 
 class Samples:
@@ -59,6 +72,11 @@ class Samples:
     def size(self) -> int:
         """The number of entries."""
         return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """What the bits take; less where they are one number broadcast."""
+        return self.size
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
         return _NAMESPACE

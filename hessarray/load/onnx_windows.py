@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from hessarray.load import neural, windows
-from hessarray.load.onnx_node import Node, axes_of, namespace_of
-from hessarray.load.onnx_samples import check_entries
+from hessarray.load.onnx_node import Node, axes_of, is_constant, namespace_of
+from hessarray.load.onnx_samples import check_entries, check_product
 
 __all__ = ["WINDOW_OPERATORS"]
 
@@ -92,6 +92,13 @@ def _sources(x: Any, frame: _Frame, out: Ints) -> Any:
     )
 
 
+def _convolved(xp: Any, x: Any, kernel: Any, sources: Any, groups: int) -> Any:
+    check_entries((x.shape[0], kernel.shape[0], len(sources)))
+    if is_constant(x) and is_constant(kernel):
+        check_product((x.shape[0], kernel.size, len(sources)))
+    return windows.convolve(xp, x, kernel, sources, groups)
+
+
 def _biased(xp: Any, y: Any, bias: Any, out: Ints) -> Any:
     y = y if bias is None else y + xp.reshape(bias, (-1, 1))
     return xp.reshape(y, (*y.shape[:2], *out))
@@ -106,7 +113,7 @@ def _conv(node: Node, x: Any, weight: Any, bias: Any = None) -> Any:
         raise ValueError(f"{x.shape[1]} channels in {groups} groups meet weights {weight.shape}")
     out = _windows(frame)
     xp = namespace_of(x, weight, bias)
-    y = windows.convolve(xp, x, weight, _sources(x, frame, out), groups)
+    y = _convolved(xp, x, weight, _sources(x, frame, out), groups)
     return _biased(namespace_of(y, bias), y, bias, out)
 
 
@@ -128,7 +135,7 @@ def _conv_transpose(node: Node, x: Any, weight: Any, bias: Any = None) -> Any:
     split = xp.reshape(weight, (groups, inner, outer, math.prod(frame.kernel)))
     turned = xp.permute_dims(split, (0, 2, 1, 3))
     kernel = xp.reshape(turned, (groups * outer, inner, math.prod(frame.kernel)))
-    y = windows.convolve(xp, x, kernel, sources, groups)
+    y = _convolved(xp, x, kernel, sources, groups)
     return _biased(namespace_of(y, bias), y, bias, out)
 
 

@@ -20,6 +20,8 @@ __all__ = [
 Ints = Sequence[int]
 Sources = np.ndarray[Any, np.dtype[np.int64]]
 
+_MAX_SOURCES = 1 << 24  # entries that the windows of one channel may read together
+
 
 def window_sources(
     space: Ints, out: Ints, kernel: Ints, stride: Ints, before: Ints, dilation: Ints
@@ -28,6 +30,7 @@ def window_sources(
 
     Window p starts at ``p * stride - before`` and steps by ``dilation``, along each axis.
     """
+    _check_reads(out, kernel)
     per_axis = []
     for n, m, k, s, b, step in zip(space, out, kernel, stride, before, dilation, strict=True):
         at = np.arange(m)[:, None] * s - b + np.arange(k) * step
@@ -39,6 +42,7 @@ def transposed_sources(
     space: Ints, out: Ints, kernel: Ints, stride: Ints, before: Ints, dilation: Ints
 ) -> Sources:
     """The same for a transposed convolution: output q takes p where q = p stride - before + k."""
+    _check_reads(out, kernel)
     per_axis = []
     for n, m, k, s, b, step in zip(space, out, kernel, stride, before, dilation, strict=True):
         at = np.arange(m)[:, None] + b - np.arange(k) * step
@@ -92,6 +96,14 @@ def average_pool(xp: Any, x: Any, sources: Sources, count: Any) -> Any:
     """Sum of each window over ``count``, a number for each window: (n, channels, windows)."""
     patches = _patches(xp, x, sources, padded=True)
     return xp.sum(patches, axis=3) * (1.0 / np.asarray(count, dtype=float))
+
+
+def _check_reads(out: Ints, kernel: Ints) -> None:
+    reads = math.prod((*out, *kernel))
+    if reads > _MAX_SOURCES:
+        raise ValueError(
+            f"windows of {list(kernel)} read {reads:,} entries, at most {_MAX_SOURCES:,} are expected"
+        )
 
 
 def _joined(per_axis: list[Sources], space: Ints) -> Sources:
