@@ -1,5 +1,25 @@
 """Curvature: Hessians in the parameters, and what only needs products with them."""
 
 from hessarray.curvature.estimators import DiagonalEstimate, TraceEstimate, diagonal, trace
+from hessarray.curvature.inverse import Solution, solve
+from hessarray.curvature.spectrum import (
+    EigenPairs,
+    SpectralDensity,
+    eigenpairs,
+    sharpness,
+    spectral_density,
+)
 
-__all__ = ["DiagonalEstimate", "TraceEstimate", "diagonal", "trace"]
+__all__ = [
+    "DiagonalEstimate",
+    "EigenPairs",
+    "Solution",
+    "SpectralDensity",
+    "TraceEstimate",
+    "diagonal",
+    "eigenpairs",
+    "sharpness",
+    "solve",
+    "spectral_density",
+    "trace",
+]

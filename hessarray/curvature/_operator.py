@@ -11,7 +11,7 @@ import numpy as np
 from hessarray._arguments import DTYPES, dtype_name, plain, whole
 from hessarray.errors import BackendError, CurvatureError, DTypeError, OptionError, ShapeError
 
-__all__ = ["Products", "missing"]
+__all__ = ["Products", "generator", "missing"]
 
 Array = np.ndarray[Any, Any]
 
@@ -40,6 +40,7 @@ class Products:
     def __init__(self, operator: Any, size: int | None = None) -> None:
         self.n = _size(operator, size)
         self.count = 0
+        self.norm = 0.0  # the largest |A v| / |v| so far, which is at most the norm of A
         operator, dtype = _real(operator)
         self.eps = float(np.finfo(dtype).eps)
         self._apply = _application(operator, dtype)
@@ -60,9 +61,10 @@ class Products:
             A product has another shape.
         """
         columns = vectors.reshape(self.n, -1)
-        starts = range(0, columns.shape[1], self.block)
-        parts = [self._block(columns[:, i : i + self.block]) for i in starts]
-        return np.concatenate(parts, axis=1).reshape(vectors.shape)
+        product = np.empty(columns.shape)
+        for i in range(0, columns.shape[1], self.block):
+            product[:, i : i + self.block] = self._block(columns[:, i : i + self.block])
+        return product.reshape(vectors.shape)
 
     def _block(self, columns: Array) -> Array:
         product = np.asarray(plain(self._apply(columns)), dtype=np.float64)
@@ -77,6 +79,9 @@ class Products:
                 "a product with the operator holds NaN or infinity: look for them in the "
                 "parameters and the samples that it was made of"
             )
+        lengths = np.linalg.norm(columns, axis=0)
+        ratios = np.linalg.norm(product, axis=0) / np.where(lengths > 0.0, lengths, 1.0)
+        self.norm = max(self.norm, float(ratios.max(initial=0.0)))
         return product
 
     def dense(self) -> Array:
@@ -90,6 +95,14 @@ class Products:
             unit = np.zeros((self.n, k))
             unit[start + np.arange(k), np.arange(k)] = 1.0
             yield unit
+
+
+def generator(seed: int | np.random.Generator) -> np.random.Generator:
+    """Random numbers of this seed; a generator is drawn from as it stands."""
+    if isinstance(seed, np.random.Generator):
+        return seed
+    # Not the stream of default_rng(seed), which the caller's matrix may have been drawn from.
+    return np.random.default_rng((whole("seed", seed, 0), 0x43555256))
 
 
 def missing(library: str, extra: str) -> BackendError:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hessarray._arguments import whole
-from hessarray.curvature._operator import Array, Products
+from hessarray.curvature._operator import Array, Products, generator
 from hessarray.errors import OptionError, near_names
 
 __all__ = ["DiagonalEstimate", "TraceEstimate", "diagonal", "trace"]
@@ -132,7 +132,7 @@ def trace(
             f"samples={samples}: {method} needs {least} for an estimate and its error, "
             f"{products.n} give the exact trace"
         )
-    value, error = estimate(products, samples, np.random.default_rng(seed))
+    value, error = estimate(products, samples, generator(seed))
     return TraceEstimate(value, error, products.count)
 
 
@@ -203,7 +203,7 @@ def diagonal(
     # operator are never in memory together.
     n, seen = products.n, 0
     mean, deviations, magnitude = np.zeros(n), np.zeros(n), np.zeros(n)
-    for signs in _signs(np.random.default_rng(seed), products, samples):
+    for signs in _signs(generator(seed), products, samples):
         terms = signs * products(signs)
         k, shift = signs.shape[1], terms.mean(axis=1) - mean
         deviations += np.sum((terms - terms.mean(axis=1, keepdims=True)) ** 2, axis=1)
