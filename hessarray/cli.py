@@ -21,6 +21,7 @@ from typing import Any
 import hessarray
 from hessarray.bench import command as bench
 from hessarray.commands import check, demo, eval, export, info, plan
+from hessarray.commands._options import attached
 from hessarray.errors import HessarrayError
 
 __all__ = ["COMMANDS", "main"]
@@ -51,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         module.add_options(own)
         own.set_defaults(run=module.run)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(attached(arguments))
+    if sys.stdout is None:  # closed, as by >&- in a shell
+        print(f"hessarray {options.command}: standard output is closed", file=sys.stderr)
+        return 2
     options.line = shlex.join(["hessarray", *arguments])
     try:
         with _one_line_warnings(f"hessarray {options.command}"), _terminated_as_interrupted():

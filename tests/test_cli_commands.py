@@ -127,6 +127,33 @@ def test_check_fails(
     assert said.err == ""
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--seed", -1, "'-1' is no whole number from 0 on"),
+        ("--step", "nan", "'nan' is no positive number"),
+        ("--step", "-1", "'-1' is no positive number"),
+        ("--step", "far", "'far' is no positive number"),
+        ("--samples", 0, "'0' is no positive integer"),
+    ],
+)
+def test_check_refuses_options_as_wrong_input(
+    folder: Path, capsys: pytest.CaptureFixture[str], option: str, value: Any, sentence: str
+) -> None:
+    """Status 2: 1 would say that the derivatives are wrong."""
+    with pytest.raises(SystemExit, match="2"):
+        run("check", "net.npz", option, value)
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_closed_standard_output_is_a_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    assert run("info", "net.npz") == 2
+    assert capsys.readouterr().err == "hessarray info: standard output is closed\n"
+
+
 def test_check_of_several_inputs(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -233,6 +233,26 @@ def test_memory_stays_bounded(folder: Path) -> None:
     assert int(done.stdout) < 16_000  # KiB
 
 
+def test_a_block_that_exceeds_the_limit_is_halved(folder: Path) -> None:
+    """What one sample takes is known to the planner only, after the samples are read."""
+    x = normal(3000, 3)
+    np.save("x.npy", x)
+    plan = NET.plan(1, ["hessian"])
+    least = 8 * (plan.entries_once + plan.entries_per_sample + plan.result_entries)
+    for limit in (int(1.2 * least), 2 * least, 1 << 20):
+        arguments = ("x.npy", "--hessian", "--memory-limit", limit, "-o", "o.npy", "--force")
+        assert evaluate(*arguments) == 0
+        assert_close(np.load("o.npy"), NET.hessian(x))
+
+
+def test_weights_may_begin_with_a_minus(folder: Path) -> None:
+    np.save("x.npy", normal(5, 3))
+    for text in ("-1,2", "-.5,-1e-3"):
+        assert evaluate("x.npy", "--weights", text, "-o", "w.npy", "--force") == 0
+        lam = np.array([float(v) for v in text.split(",")])
+        assert_close(np.load("w.npy"), NET.weighted_hessian(normal(5, 3), lam))
+
+
 @pytest.mark.parametrize("missing", [(), ("tqdm",), ("tqdm", "rich")])
 def test_progress(
     folder: Path,
@@ -296,6 +316,7 @@ def test_bad_samples(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("text.npy").write_text("1,2,3\n")
     Path("x.txt").write_text("1 2 3\n")
     Path("bad.csv").write_text("1,2,3\n4,five,6\n")
+    Path("first.csv").write_text("one,2,3\n4,5,6\n")
     Path("ragged.csv").write_text("1,2,3\n4,5\n")
     Path("binary.csv").write_bytes(b"\xff\xfe\x00\x01" * 10)
     Path("no.npz").write_bytes(b"PK\x03\x04 but not really")
@@ -310,6 +331,7 @@ def test_bad_samples(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "text.npy": "text.npy: not a readable npy file (",
         "x.txt": "x.txt: samples of type '.txt': supported are .npy, .npz and .csv",
         "bad.csv": "bad.csv: line 2: 'five' is no number",
+        "first.csv": "first.csv: line 1: 'one' is no number",
         "ragged.csv": "ragged.csv: line 2 has 2 columns, expected 3",
         "binary.csv": "binary.csv: not a text file (",
         "no.npz": "no.npz: not a readable npz file (",
@@ -340,15 +362,21 @@ def test_bad_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez("two.npz", a=normal(5, 3), b=normal(5, 3))
     np.save("lam.npy", normal(2, 2))
     for arguments, sentence in (
-        (("x.npy", "--value", "--hessian", "-o", "o.npy"), "o.npy: 2 arrays do not fit into .npy"),
+        (
+            ("x.npy", "--value", "--hessian", "-o", "o.npy"),
+            "o.npy: 2 arrays do not fit into one .npy",
+        ),
         (("x.npy", "-o", "o.txt"), "o.txt: results of type '.txt': supported are .npy, .npz"),
         (("two.npz",), "X holds 2 arrays, which do not fit into one table: -o OUT.npz"),
-        (("two.npz", "-o", "o.npy"), "o.npy: 2 arrays do not fit into .npy: choose .npz"),
+        (("two.npz", "-o", "o.npy"), "o.npy: 2 arrays do not fit into one .npy file: choose o"),
         (("x.npy", "--weights", "1,2,3"), "--weights 1,2,3: expected 2 numbers, one for each"),
         (("x.npy", "--weights", "1,b"), "--weights 1,b: expected 2 numbers with commas, or a"),
         (("x.npy", "--weights", "lam.npy"), "--weights lam.npy: expected 2 numbers, one for each"),
         (("x.npy", "-o", "no/o.npy"), "there is no folder no to write o.npy into"),
-        (("x.npy", "--memory-limit", "10B", "--hessian"), "hessian of 1 samples would take"),
+        (
+            ("x.npy", "--memory-limit", "10B", "--hessian"),
+            "--memory-limit of 10 bytes is too little: hessian of one sample would take",
+        ),
         (("x.npy", "--device", "cuda"), "numpy has no device 'cuda'"),
         (("x.npy", "--load", "colour=1"), "hessarray.load takes no 'colour': known are act, "),
     ):

@@ -22,7 +22,7 @@ def csv_blocks(path: Path, rows: int, width: int) -> Iterator[Any]:
     """Arrays (k, width) of float64, k <= rows.
 
     Columns are separated by commas, semicolons or tabs, else by spaces. Empty lines and lines that
-    begin with # are left out, and so is a first line that holds no numbers.
+    begin with # are left out, and so is a first line without a single number in it.
 
     Raises
     ------
@@ -35,7 +35,8 @@ def csv_blocks(path: Path, rows: int, width: int) -> Iterator[Any]:
     first = next(lines, None)
     if first is None:
         return
-    if _numbers(_cells(first[1])) is not None:  # else the header
+    # A damaged sample must not pass for a header: it would be missing without a word.
+    if any(_numbers([cell]) is not None for cell in _cells(first[1])):
         lines = chain([first], lines)
     while block := list(islice(lines, min(rows, _MOST_ROWS))):
         yield _parsed(path, block, width)

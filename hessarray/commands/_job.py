@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import hessarray as ha
 from hessarray.bench.libraries import Library
 from hessarray.commands._results import Output
 from hessarray.commands._samples import Samples
+from hessarray.errors import MemoryLimitError
 
 __all__ = ["RESULTS", "Job", "tails"]
 
@@ -78,11 +79,36 @@ class Job:
             options["threads"] = self.threads
         output.begin(samples.name, samples.batch, shapes, dtype)
         for block in samples.blocks(rows):
-            x = tuple(self.library.array(a.astype(dtype, copy=False)) for a in block)
-            found = zip(shapes, self._results(x, dtype, options), strict=True)
-            output.write({name: np.asarray(self.library.numpy(a)) for name, a in found})
+            try:
+                for part in self._parts(block, dtype, options):
+                    found = zip(shapes, part, strict=True)
+                    output.write({name: np.asarray(self.library.numpy(a)) for name, a in found})
+            except MemoryLimitError as error:
+                needs = str(error).partition(", the limit is")[0].replace("1 samples", "one sample")
+                raise MemoryLimitError(
+                    f"--memory-limit of {self.limit:,} bytes is too little: {needs}, and samples "
+                    f"are held in {rows * inputs:,} beside"
+                ) from None
             advance(len(block[0]))
+            del block, part, found  # before the next block is read
         output.end()
+
+    def _parts(
+        self, block: tuple[Any, ...], dtype: Any, options: dict[str, Any]
+    ) -> Iterator[list[Any]]:
+        """The results of a block, in halves where they do not fit into the limit together."""
+        n = len(block[0])
+        x = tuple(self.library.array(a.astype(dtype, copy=False)) for a in block)
+        try:
+            found = self._results(x, dtype, options)
+        except MemoryLimitError:
+            if n == 1:
+                raise
+        else:
+            yield found
+            return
+        for half in (slice(n // 2), slice(n // 2, n)):
+            yield from self._parts(tuple(a[half] for a in block), dtype, options)
 
     def _results(self, x: tuple[Any, ...], dtype: Any, options: dict[str, Any]) -> list[Any]:
         """What is wanted of one block, in order; what can be had in one pass takes one."""

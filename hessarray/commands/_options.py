@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hessarray.errors import OptionError, OverwriteError, near_names
 
-__all__ = ["check_output", "choice", "names", "positive", "size"]
+__all__ = ["attached", "check_output", "choice", "length", "names", "positive", "seed", "size"]
 
 _UNITS = {"": 1, **{k: 1000**i for i, k in enumerate("kmgt", 1)}}
 _UNITS |= {f"{k}i": 1024**i for i, k in enumerate("kmgt", 1)}
@@ -20,6 +21,35 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no positive integer")
     return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number, zero or more."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 0 on")
+    return int(text)
+
+
+def length(text: str) -> float:
+    """A finite number above zero."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0.0 < found < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is no positive number")
+    return found
+
+
+def attached(arguments: Sequence[str]) -> list[str]:
+    """``--weights -1,2`` as ``--weights=-1,2``: argparse takes the list for an option."""
+    found: list[str] = []
+    for text in arguments:
+        if re.match(r"-[\d.]+[\d.e+-]*,", text) and found and re.fullmatch(r"--[\w-]+", found[-1]):
+            found[-1] += f"={text}"
+        else:
+            found.append(text)
+    return found
 
 
 def size(text: str) -> int:

@@ -51,7 +51,10 @@ def check_format(path: Path | None, results: int, members: int) -> None:
     if suffix not in (".npy", ".npz", ".csv"):
         raise OptionError(f"{path}: results of type '{suffix}': supported are .npy, .npz and .csv")
     if suffix == ".npy" and results * members > 1:
-        raise OptionError(f"{path}: {results * members} arrays do not fit into .npy: choose .npz")
+        raise OptionError(
+            f"{path}: {results * members} arrays do not fit into one .npy file: choose "
+            f"{path.with_suffix('.npz').name}"
+        )
     if suffix == ".csv" and members > 1:
         raise OptionError(f"X holds {members} arrays, which do not fit into one table: -o OUT.npz")
 

@@ -186,14 +186,14 @@ class _Array:
 
     def _read(self, file: BinaryIO, shape: Shape) -> Any:
         size = math.prod(shape) * self.dtype.itemsize
-        parts = []
-        while size > 0:  # piece by piece: a header that promises too much takes no memory
-            data = file.read(min(size, 1 << 24))
+        found = bytearray()
+        while len(found) < size:  # piece by piece: a header that promises too much takes no memory
+            data = file.read(min(size - len(found), 1 << 20))
             if not data:
-                raise LoadError(f"{self.what} is truncated: {size:,} bytes are missing")
-            parts.append(data)
-            size -= len(data)
-        return np.frombuffer(b"".join(parts), self.dtype).reshape(shape)
+                missing = size - len(found)
+                raise LoadError(f"{self.what} is truncated: {missing:,} bytes are missing")
+            found += data
+        return np.frombuffer(found, self.dtype).reshape(shape)
 
 
 def _header(file: BinaryIO) -> tuple[Shape, bool, Any]:

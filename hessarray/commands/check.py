@@ -11,7 +11,7 @@ import numpy as np
 
 import hessarray as ha
 from hessarray.commands._model import add_model, read_model
-from hessarray.commands._options import positive
+from hessarray.commands._options import length, positive, seed
 from hessarray.commands._samples import open_samples
 
 __all__ = ["HELP", "add_options", "run"]
@@ -32,9 +32,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of X or drawn at random, at most (default: 20)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of random samples and directions")
     parser.add_argument(
-        "--step", type=float, default=1.0, metavar="H", help="the largest Taylor step (default: 1)"
+        "--seed", type=seed, default=0, metavar="N", help="of random samples and directions"
+    )
+    parser.add_argument(
+        "--step", type=length, default=1.0, metavar="H", help="the largest Taylor step (default: 1)"
     )
     parser.add_argument("--table", action="store_true", help="the errors at each Taylor step, too")
 
