@@ -18,7 +18,7 @@ from hessarray.backends.numpy_gemm import matmul
 from hessarray.backends.numpy_loops import Recorder, available, has_gram, record, specials
 from hessarray.backends.protocol import Costs, Executable, Run, Work, load_source
 
-__all__ = ["NumpyBackend"]
+__all__ = ["NumpyBackend", "cores", "in_threads"]
 
 # Intermediates of one chunk: small enough to stay in a core's own cache (docs/performance.md has
 # the measurement).
@@ -75,7 +75,7 @@ class NumpyBackend:
         return _NumpyExecutable(self.xp, program, source, layout)
 
     def schedule(self, work: Work) -> tuple[int, int]:
-        threads = work.threads or _cores()
+        threads = work.threads or cores()
         if work.n * work.flops_per_sample < _WORTH_A_THREAD:
             threads = 1
         chunk = max(work.fitting(_CACHE_BYTES), min(_LEAST_CHUNK, work.fitting(_MOST_BYTES)))
@@ -171,37 +171,21 @@ class _NumpyExecutable:
         return {k: np.empty((n, *shape), dtype) for k, shape in self.shapes.items()}
 
     def _pieces(self, b: Any, inputs: Any, out: Any, dtype: Any, run: Run) -> None:
-        def work(start: int) -> int:
+        def work(start: int) -> None:
             stop = min(start + run.chunk, run.n)
             x = {k: a[start:stop] for k, a in inputs.items()}
             self._piece(b, stop - start, x, {k: a[start:stop] for k, a in out.items()}, dtype)
-            return stop - start
+            done.append(stop - start)
 
-        starts = iter(range(0, run.n, run.chunk))
         done: list[int] = []
         reported: list[int] = []
 
-        def drain(report: Any) -> None:
-            for start in starts:
-                done.append(work(start))
-                if report is not None:
-                    reported.append(sum(done))
-                    report(reported[-1])
+        def report() -> None:
+            reported.append(sum(done))
+            run.progress(reported[-1])
 
-        with _one_blas_thread:
-            # The caller works too: it starts while the others wake up.
-            others = [
-                _pool(run.threads - 1, os.getpid()).submit(drain, None)
-                for _ in range(run.threads - 1)
-            ]
-            try:
-                drain(run.progress)
-            finally:
-                for _ in starts:  # after an exception nobody takes another piece
-                    pass
-                wait(others)
-        for other in others:
-            other.result()
+        starts = range(0, run.n, run.chunk)
+        in_threads(work, starts, run.threads, report if run.progress is not None else None)
         if run.progress is not None and reported[-1:] != [run.n]:
             run.progress(run.n)
 
@@ -311,7 +295,7 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def _cores() -> int:
+def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -321,6 +305,35 @@ def _ufunc_names() -> list[str]:
     logical_or logical_xor maximum minimum not_equal power reciprocal rint sign sin sinh sqrt square
     tan tanh trunc"""
     return names.split()
+
+
+def in_threads(
+    work: Callable[[Any], None],
+    items: Iterable[Any],
+    threads: int | None = None,
+    after: Callable[[], None] | None = None,
+) -> None:
+    """Call ``work`` with every item, BLAS at one thread each; ``after`` follows the caller's own."""
+    threads = threads or cores()
+    left = iter(items)
+
+    def drain(then: Callable[[], None] | None) -> None:
+        for item in left:
+            work(item)
+            if then is not None:
+                then()
+
+    with _one_blas_thread:
+        # The caller works too: it starts while the others wake up.
+        others = [_pool(threads - 1, os.getpid()).submit(drain, None) for _ in range(threads - 1)]
+        try:
+            drain(after)
+        finally:
+            for _ in left:  # after an exception nobody takes another piece
+                pass
+            wait(others)
+    for other in others:
+        other.result()
 
 
 @lru_cache(maxsize=8)

@@ -21,6 +21,7 @@ __all__ = [
     "Eye",
     "Flip",
     "Frozen",
+    "Injection",
     "Input",
     "Node",
     "Op",
@@ -203,6 +204,13 @@ class Frozen(Op):
     differentiable = False
 
 
+@dataclass(frozen=True, slots=True)
+class Injection(Op):
+    """The argument plus a perturbation, which is zero: derivatives are taken with respect to it."""
+
+    index: int
+
+
 class Node:
     """One value of the graph: an operation, its arguments and the shape for one sample.
 
@@ -219,6 +227,8 @@ class Node:
         self.truth = truth  # boolean, not real
         if isinstance(op, Input):
             self.level, self.active = SAMPLE, True
+        elif isinstance(op, Injection):
+            self.level, self.active = args[0].level, True
         elif isinstance(op, Seed):
             self.level, self.active = (SAMPLE if op.batched else SEED), False
         else:

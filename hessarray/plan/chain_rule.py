@@ -25,6 +25,7 @@ from hessarray.graph.node import (
     Einsum,
     Elementwise,
     Flip,
+    Injection,
     Node,
     Pad,
     Reshape,
@@ -66,14 +67,17 @@ class ChainRule:
     # ---- sweeps ------------------------------------------------------------------------------
 
     def forward(self, seeds: Mapping[Node, Node], rank: int, nodes: Sequence[Node]) -> Sweep:
-        """J of the nodes for the given J of the seeds, with ``rank`` direction axes in front."""
+        """J of the nodes for the given J of the seeds, with ``rank`` direction axes in front.
+
+        A seed among ``nodes`` adds to what reaches it from the others.
+        """
         sweep: Sweep = {id(n): j for n, j in seeds.items()}
         for node in nodes:
-            if id(node) not in sweep:
-                j = self._push(node, [sweep.get(id(a)) for a in node.args], rank)
-                if j is not None:
-                    sweep[id(node)] = j
-                    self.builder.hints.setdefault(id(j), "J" if rank else "T")
+            j = self._push(node, [sweep.get(id(a)) for a in node.args], rank)
+            if j is not None:
+                own = sweep.get(id(node))
+                sweep[id(node)] = j if own is None else self.builder.add([(1.0, own), (1.0, j)])
+                self.builder.hints.setdefault(id(j), "J" if rank else "T")
         return sweep
 
     def reverse(
@@ -136,6 +140,8 @@ class ChainRule:
             return b.add(terms)
         if isinstance(op, Add):
             return b.add([(op.coefficients[i], j[i]) for i in live])  # type: ignore[misc]
+        if isinstance(op, Injection):
+            return first
         if isinstance(op, Reshape):
             return b.reshape(first, lead + op.shape)
         if isinstance(op, Broadcast):
@@ -179,6 +185,8 @@ class ChainRule:
                     yield a, b.scale(g, c)
         elif not arg.active and not isinstance(op, (Concat, Select)):
             return
+        elif isinstance(op, Injection):
+            yield arg, g
         elif isinstance(op, Reshape):
             yield arg, b.reshape(g, lead + arg.shape)
         elif isinstance(op, Broadcast):
@@ -217,22 +225,29 @@ class ChainRule:
         elif node.args:
             raise AssertionError(f"no reverse rule for {op}")
 
-    def _pull_einsum(self, node: Node, i: int, args: Sequence[Node], g: Node, rank: int) -> Node:
-        """G of argument i of an einsum whose other arguments are ``args``."""
+    def _pull_einsum(
+        self, node: Node, i: int, args: Sequence[Node], g: Node, rank: int, lead: int = 0
+    ) -> Node:
+        """G of argument i of an einsum whose other arguments are ``args``.
+
+        One of these may be a tangent with ``lead`` direction axes; they come first in the result.
+        """
         b, op = self.builder, node.op
         assert isinstance(op, Einsum)
-        front = "".join([c for c in reversed(LETTERS) if c not in op.subscripts][:rank])
+        spare = "".join([c for c in reversed(LETTERS) if c not in op.subscripts][: lead + rank])
         others = [k for k in range(len(args)) if k != i]
-        inputs = [op.inputs[k] for k in others] + [front + op.output]
+        front = [spare[:lead] if args[k] is not node.args[k] else "" for k in others]
+        inputs = [f + op.inputs[k] for f, k in zip(front, others, strict=True)]
+        inputs.append(spare[lead:] + op.output)
         known = set("".join(inputs))
         target = op.inputs[i]
         # An axis that argument i alone has was summed over: its G is constant along it.
         kept = "".join(c for c in target if c in known)
-        out = b.einsum(inputs, front + kept, [*(args[k] for k in others), g], op.scale)
+        out = b.einsum(inputs, spare + kept, [*(args[k] for k in others), g], op.scale)
         if kept != target:
-            lead, shape = g.shape[:rank], node.args[i].shape
+            before, shape = out.shape[: lead + rank], node.args[i].shape
             ones = tuple(n if c in known else 1 for c, n in zip(target, shape, strict=True))
-            out = b.broadcast(b.reshape(out, lead + ones), lead + shape)
+            out = b.broadcast(b.reshape(out, before + ones), before + shape)
         return out
 
     # ---- sums over sites ---------------------------------------------------------------------
@@ -291,9 +306,12 @@ class ChainRule:
         return [*terms, m + axes], [*args, g], out_ab + m
 
     def tangent_terms(
-        self, node: Node, t: Sweep, g: Sweep, rank: int
+        self, node: Node, t: Sweep, g: Sweep, rank: int, lead: int = 0
     ) -> Iterable[tuple[Node, Node]]:
-        """What a site adds to the tangent of G: s'' t_z G at z, or G with a factor's tangent."""
+        """What a site adds to the tangent of G: s'' t_z G at z, or G with a factor's tangent.
+
+        T has ``lead`` direction axes, G ``rank`` output axes: the contributions have both.
+        """
         gv = g.get(id(node))
         if gv is None:
             return
@@ -301,14 +319,16 @@ class ChainRule:
         if isinstance(op, Elementwise):
             tz = t.get(id(node.args[0]))
             if tz is not None and op.function.s2 != 0.0:
-                yield (
-                    node.args[0],
-                    self._scaled(self.local(node, 2), self._scaled(tz, gv, rank), rank),
+                letters = LETTERS[: lead + len(gv.shape)]
+                axes = letters[lead + rank :]
+                product = self.builder.einsum(
+                    [letters[:lead] + axes, letters[lead:]], letters, [tz, gv]
                 )
+                yield node.args[0], self._scaled(self.local(node, 2), product, lead + rank)
         elif isinstance(op, Einsum):
             for i, q in ((i, q) for i in range(len(node.args)) for q in range(len(node.args))):
                 tq = t.get(id(node.args[q]))
                 if i != q and node.args[i].active and tq is not None:
                     args: list[Any] = list(node.args)
                     args[q] = tq
-                    yield node.args[i], self._pull_einsum(node, i, args, gv, rank)
+                    yield node.args[i], self._pull_einsum(node, i, args, gv, rank, lead)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from hessarray.graph.builder import Builder
-from hessarray.graph.node import Einsum, Elementwise, Frozen, Node, topological
+from hessarray.graph.node import Einsum, Elementwise, Frozen, Injection, Node, topological
 from hessarray.graph.trace import derivative_node
 
 __all__ = ["expand", "fuse"]
@@ -19,7 +19,7 @@ def expand(builder: Builder, outputs: list[Node]) -> list[Node]:
 
     def rebuild(node: Node) -> Node:
         args = tuple(new[id(a)] for a in node.args)
-        if isinstance(node.op, Frozen):
+        if isinstance(node.op, (Frozen, Injection)):
             return args[0]
         if isinstance(node.op, Elementwise) and not node.op.function.primitive:
             code = derivative_node(builder, node.op.function, 0, args[0])

@@ -1,0 +1,75 @@
+"""Programs that give, for every sample, what the sums over samples are made of."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hessarray._evaluation import Evaluation
+from hessarray.backends import Backend
+from hessarray.function import Function
+from hessarray.graph.builder import Builder
+from hessarray.graph.node import Node
+from hessarray.plan.derive import Bracket
+from hessarray.plan.lower import lower
+from hessarray.plan.memory import plan_memory
+from hessarray.plan.plan import Plan
+from hessarray.plan.want import Want, wanted
+
+__all__ = ["Samples"]
+
+Shape = tuple[int, ...]
+
+
+class Samples(Evaluation):
+    """Named nodes of a perturbed graph, evaluated for each sample with the model's parameters."""
+
+    def __init__(
+        self, model: Function, builder: Builder, nodes: Mapping[str, Node], shapes: Sequence[Shape]
+    ) -> None:
+        self._model = weakref.ref(model)  # which keeps this program, not the other way round
+        self.builder, self.nodes = builder, dict(nodes)
+        self._setup(tuple(shapes))
+
+    def _parameters(self) -> dict[str, Any]:
+        return self._owner()._parameters()
+
+    def _version(self) -> int:
+        return self._owner()._version()
+
+    def _owner(self) -> Function:
+        model = self._model()
+        assert model is not None
+        return model
+
+    def _plan(self, want: Want, n: int, backend: Backend) -> Plan:
+        bucket = 0 if n <= 1 else round(math.log10(n))
+        key = (bucket, backend.name)
+        with self._lock:
+            plan = self._plans.get(key)
+            if plan is None:
+                program = lower(self.builder, self.nodes, 10**bucket, backend.costs)
+                layout = plan_memory(program.at(2), program.outputs)
+                plan = Plan(want, 10**bucket, Bracket(), "sum over samples", 0, program, layout)
+                self._plans[key] = plan
+        return plan
+
+    def _seeds(self, seeds: Any, want: Want, backend: Backend, *rest: Any) -> Any:
+        dtype, device = rest[:2]
+        return want, {k: backend.asarray(v, dtype, device) for k, v in seeds.items()}
+
+    def _shaped(self, name: str, a: Any, batch: Shape, want: Want, xp: Any) -> Any:
+        return a
+
+    def __call__(
+        self, arrays: Sequence[Any], seeds: Mapping[str, Any] | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Each node's values, (n, ...), for arrays of n samples each."""
+        return self._evaluate(arrays, wanted(), options, seeds)
+
+    @property
+    def entries(self) -> int:
+        """Numbers that come back for each sample."""
+        return sum(node.size for node in self.nodes.values())

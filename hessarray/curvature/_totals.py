@@ -1,0 +1,208 @@
+"""A form's blocks (theta, theta') summed over samples, on any array library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hessarray._arguments import same_library
+from hessarray.curvature._blocks import BlockSums
+from hessarray.curvature._composed import Composition, compositions
+from hessarray.curvature._data import Data, Options
+from hessarray.curvature._gradients import GradientSums
+from hessarray.curvature._numpy_sums import NumpySums
+from hessarray.curvature._problem import Problem
+from hessarray.curvature._sums import FunctionalSums
+from hessarray.plan.parameters import HessianForm
+
+__all__ = ["Totals", "gradient_totals", "parameters_at", "totals"]
+
+Pair = tuple[str, str]
+
+
+@dataclass
+class Totals:
+    """Blocks by names, each (theta, theta') flat, and the matrix of which they are views."""
+
+    blocks: dict[Pair, Any]
+    matrix: Any = None
+
+
+def parameters_at(task: Problem, data: Data) -> dict[str, Any]:
+    """The model's parameters as arrays beside the data."""
+    backend, x = data.backend, data.arrays[0]
+    dtype, device = backend.dtype_name(x), backend.device(x)
+    return {
+        k: backend.asarray(same_library(a, backend), dtype, device)
+        for k, a in task.model._parameters().items()
+    }
+
+
+def totals(
+    task: Problem, kind: str, pairs: Sequence[Pair], data: Data, how: Options, scale: float
+) -> Totals:
+    """Blocks for these pairs of names, and for their mirror images."""
+    inj = task.injected(kind)
+    made = compositions(inj, task.names, task.shapes)
+    own = set(pairs) | {(b, a) for a, b in pairs}
+    wanted = sorted(
+        {
+            (i, j)
+            for i, c in enumerate(made)
+            for j, d in enumerate(made)
+            if i <= j and any((a, b) in own for a in c.names for b in d.names)
+        }
+    )
+    what = task.kept(("blocks", kind, tuple(wanted)), lambda: BlockSums(task, kind, wanted))
+    samples = task.samples(("blocks", kind, tuple(wanted)), what.nodes, inj.builder)
+    plain = all(c.plain for c in made)
+    result = _allocated(task, pairs, data, how) if plain else Totals({})
+    in_place = data.backend.name == "numpy"
+    sums: Any
+    if in_place:
+        into = _places(made, result, wanted, data, how, plain)
+        sums = NumpySums(what, into, how.threads)
+    else:
+        sums = FunctionalSums(what, data.xp, how.accumulate)
+    seeds = {"scale": np.asarray(scale)}
+    for _, found in how.pieces(samples, data, extra=what.made, seeds=seeds):
+        sums.add(found)
+    if in_place and plain:
+        return result
+    blocks = into if in_place else _both(data.xp, sums.blocks(), made)
+    return _composed(task, kind, made, blocks, pairs, data, how, scale)
+
+
+# ---- NumPy: where sums are written ----------------------------------------------------------------
+
+
+def _allocated(task: Problem, pairs: Sequence[Pair], data: Data, how: Options) -> Totals:
+    """Zeros for every pair: views of one matrix where all pairs are wanted."""
+    names, dtype = task.names, how.accumulate or data.backend.dtype_name(data.arrays[0])
+    size = {k: math.prod(task.shapes[k]) for k in names}
+    if data.backend.name != "numpy":
+        return Totals({})
+    if len({frozenset(p) for p in pairs}) < len(names) * (len(names) + 1) // 2:
+        blocks = {}
+        for a, b in pairs:
+            blocks[a, b] = np.zeros((size[a], size[b]), dtype)
+            blocks.setdefault((b, a), np.zeros((size[b], size[a]), dtype))
+        return Totals(blocks)
+    ends = dict(zip(names, np.cumsum([size[k] for k in names]).tolist(), strict=True))
+    matrix = np.zeros((sum(size.values()),) * 2, dtype)
+    spans = {k: slice(ends[k] - size[k], ends[k]) for k in names}
+    return Totals({(a, b): matrix[spans[a], spans[b]] for a in names for b in names}, matrix)
+
+
+def _places(
+    made: Sequence[Composition],
+    result: Totals,
+    wanted: Sequence[tuple[int, int]],
+    data: Data,
+    how: Options,
+    plain: bool,
+) -> dict[tuple[int, int], Any]:
+    dtype = how.accumulate or data.backend.dtype_name(data.arrays[0])
+    into = {}
+    for i, j in {*wanted, *((j, i) for i, j in wanted)}:
+        c, d = made[i], made[j]
+        into[i, j] = (
+            result.blocks[c.names[0], d.names[0]]
+            if plain
+            else np.zeros((c.psi.size, d.psi.size), dtype)
+        )
+    return into
+
+
+def _both(
+    xp: Any, blocks: Mapping[tuple[int, int], Any], made: Sequence[Composition]
+) -> dict[tuple[int, int], Any]:
+    """Flat blocks and their mirror images."""
+    found = {}
+    for (i, j), block in blocks.items():
+        flat = xp.reshape(block, (made[i].psi.size, made[j].psi.size))
+        found[i, j] = flat
+        found[j, i] = flat if i == j else xp.permute_dims(flat, (1, 0))
+    return found
+
+
+# ---- from what enters to what it is made of ----------------------------------------------------------
+
+
+def _composed(
+    task: Problem,
+    kind: str,
+    made: Sequence[Composition],
+    blocks: Mapping[tuple[int, int], Any],
+    pairs: Sequence[Pair],
+    data: Data,
+    how: Options,
+    scale: float,
+) -> Totals:
+    xp, at = data.xp, parameters_at(task, data)
+    if how.accumulate is not None:
+        at = {k: xp.astype(a, getattr(xp, how.accumulate)) for k, a in at.items()}
+    own = set(pairs) | {(b, a) for a, b in pairs}
+    found: dict[Pair, Any] = {}
+
+    def add(key: Pair, part: Any) -> None:
+        if key in own:
+            found[key] = found[key] + part if key in found else part
+
+    for (i, j), block in blocks.items():
+        for a, half in made[i].pulled(xp, block, at).items():
+            turned = xp.permute_dims(half, (1, 0))
+            for b, whole in made[j].pulled(xp, turned, at).items():
+                add((a, b), xp.permute_dims(whole, (1, 0)))
+    if kind == "hessian" and not all(c.plain for c in made):
+        gradients = psi_gradients(task, kind, data, how, scale)
+        for i, c in enumerate(made):
+            if i in gradients:
+                for (a, b), part in c.curved(gradients[i], at).items():
+                    size = [math.prod(task.shapes[k]) for k in (a, b)]
+                    add((a, b), xp.reshape(part, tuple(size)))
+    some = next(iter(at.values()))
+    for a, b in own:
+        if (a, b) not in found:
+            size = [math.prod(task.shapes[k]) for k in (a, b)]
+            found[a, b] = xp.zeros_like(xp.reshape(some, (-1,))[:1]) + xp.zeros(
+                tuple(size), dtype=some.dtype
+            )
+    return Totals(found)
+
+
+def psi_gradients(
+    task: Problem, kind: str, data: Data, how: Options, scale: float
+) -> dict[int, Any]:
+    """d loss / dpsi summed over samples, by the place of psi."""
+    form = task.form(kind)
+    assert isinstance(form, HessianForm)
+    what = task.kept(("gradients", kind), lambda: GradientSums(form))
+    samples = task.samples(("gradients", kind), what.nodes, form.inj.builder)
+    sums: dict[int, Any] = {}
+    for _, found in how.pieces(samples, data, seeds={"scale": np.asarray(scale)}):
+        for i, part in what.summed(data.xp, found).items():
+            if how.accumulate is not None:
+                part = data.xp.astype(part, getattr(data.xp, how.accumulate))
+            sums[i] = sums[i] + part if i in sums else part
+    return sums
+
+
+def gradient_totals(task: Problem, data: Data, how: Options, scale: float) -> dict[str, Any]:
+    """The gradient by names, each in its parameter's shape."""
+    xp, at = data.xp, parameters_at(task, data)
+    if how.accumulate is not None:
+        at = {k: xp.astype(a, getattr(xp, how.accumulate)) for k, a in at.items()}
+    made = compositions(task.injected("hessian"), task.names, task.shapes)
+    found: dict[str, Any] = {}
+    for i, g in psi_gradients(task, "hessian", data, how, scale).items():
+        column = xp.reshape(g, (made[i].psi.size, 1))
+        for name, part in made[i].pulled(xp, column, at).items():
+            part = xp.reshape(part, task.shapes[name])
+            found[name] = found[name] + part if name in found else part
+    return {k: found[k] if k in found else xp.zeros_like(at[k]) for k in task.names}
+
