@@ -135,6 +135,14 @@ def test_exact_hessians_take_fewer_iterations_to_the_same_optimum() -> None:
 
 
 @needs_cyipopt
+def test_whole_numbers_and_truth_values_serve_as_ipopts_own() -> None:
+    x, info = hs071_problem().solve(
+        [1, 5, 5, 1], max_iter=np.int64(50), max_cpu_time=60, print_level=0, sb=True
+    )
+    assert info["status"] == 0
+
+
+@needs_cyipopt
 def test_the_problem_serves_a_cyipopt_problem_of_ones_own() -> None:
     import cyipopt
 
@@ -187,8 +195,10 @@ def test_bad_input_is_one_sentence(
 
 @needs_cyipopt
 def test_a_wrong_option_or_start_is_one_sentence() -> None:
-    with pytest.raises(OptionError, match="IPOPT has no option toll"):
+    with pytest.raises(OptionError, match="IPOPT does not take toll=1e-09"):
         hs071_problem().solve(np.ones(4), toll=1e-9)
+    with pytest.raises(OptionError, match="IPOPT does not take max_iter='many'"):
+        hs071_problem().solve(np.ones(4), max_iter="many", **QUIET)
     with pytest.raises(ShapeError, match=r"x0 has shape \(3,\), \(4,\) is expected"):
         hs071_problem().solve(np.ones(3))
 

@@ -301,6 +301,8 @@ def test_hvp_operator_is_the_hessian() -> None:
         (lambda n: ha.scipy_objective(n, 0, [1.0]), OptionError, "pass one of them"),
         (lambda n: ha.scipy_objective(n, weights=[1, 2]), ShapeError, r"\(2,\), \(4,\) is exp"),
         (lambda n: ha.scipy_objective(n, weights=[None] * 4), DTypeError, "real numbers"),
+        (lambda n: ha.scipy_objective(n, weights={0: "a"}), DTypeError, "real numbers"),
+        (lambda n: ha.scipy_objective(n, weights=[np.nan, 0, 0, 1]), OptionError, "finite"),
         (lambda n: ha.scipy_objective(n, 0).fun(np.ones(4)), ShapeError, r"\(4,\), \(3,\) is"),
         (lambda n: ha.scipy_objective(n, 0).jac(np.ones((1, 3))), ShapeError, r"\(1, 3\)"),
         (lambda n: ha.scipy_objective(n, 0).fun("abc"), DTypeError, "real numbers"),
@@ -317,6 +319,9 @@ def test_hvp_operator_is_the_hessian() -> None:
         (lambda n: ha.scipy_residuals(n, data=np.ones((2, 3))), OptionError, "free=None"),
         (lambda n: ha.scipy_residuals(n, data=np.ones((2, 3)), free=[3]), OptionError, "0 to 2"),
         (lambda n: ha.scipy_residuals(n, data=np.ones((2, 2)), free=[0]), ShapeError, "data has"),
+        (lambda n: ha.scipy_residuals(n, data=np.ones((2, 3)), free=["T"]), OptionError, "0 to 2"),
+        (lambda n: ha.scipy_residuals(n, data=[["a"] * 3], free=[0]), DTypeError, "data is no"),
+        (lambda n: ha.scipy_residuals(n, scale="a"), DTypeError, "scale is no array"),
         (lambda n: ha.hvp_operator(n, np.ones(2), 0), ShapeError, "x has shape"),
     ],
 )

@@ -207,11 +207,13 @@ def objective_weights(net: Function, output: Output | None, weights: Weights | N
             )
         output = 0
     given = {output: 1.0} if weights is None else weights
+    why = "one for each output, or a mapping such as {0: 1.0}"
     if isinstance(given, Mapping):
         total = np.zeros(m)
-        for name, weight in given.items():
-            total[row_of(net, name)] += float(weight)  # type: ignore[arg-type]
-        return total
-    why = "one for each output, or a mapping such as {0: 1.0}"
-    total = np.array(vector("weights", given, m, why))
+        rows = [row_of(net, name) for name in given]  # type: ignore[arg-type]
+        np.add.at(total, rows, vector("weights", list(given.values()), len(rows), why))
+    else:
+        total = np.array(vector("weights", given, m, why))
+    if not np.isfinite(total).all():
+        raise OptionError(f"weights are {total.tolist()!r:.80}: pass finite numbers")
     return total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,19 +105,35 @@ class IpoptProblem:
             cu=self.cu,
         )
         for name, value in options.items():
-            try:
-                problem.add_option(name, value)
-            except TypeError:
+            if not any(_takes(problem, name, v) for v in _spelled(value)):
                 raise OptionError(
-                    f"IPOPT has no option {name}={value!r}: its options and their types are listed "
+                    f"IPOPT does not take {name}={value!r}: its options and their types are listed "
                     "at coin-or.github.io/Ipopt/OPTIONS.html"
-                ) from None
+                )
         self.iterations = 0
         try:
             x, info = problem.solve(start)
         finally:
             problem.close()
         return x, {**info, "iterations": self.iterations}
+
+
+def _spelled(value: Any) -> Iterator[Any]:
+    """An option as given and as IPOPT has it: 60 seconds are 60.0 there, True is "yes"."""
+    if isinstance(value, (bool, np.bool_)):
+        yield "yes" if value else "no"
+    elif isinstance(value, (int, np.integer)):
+        yield from (int(value), float(value))
+    else:
+        yield value
+
+
+def _takes(problem: Any, name: str, value: Any) -> bool:
+    try:
+        problem.add_option(name, value)
+    except TypeError:
+        return False
+    return True
 
 
 def ipopt_problem(

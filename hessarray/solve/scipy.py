@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hessarray.errors import OptionError, ShapeError
+from hessarray.errors import DTypeError, OptionError, ShapeError
 from hessarray.function import Function
 from hessarray.solve._arguments import bounds, missing, vector
 from hessarray.solve._selected import Output, Weights, objective, selected
@@ -232,10 +232,12 @@ class _Samples:
     def __init__(self, function: Function, data: Any, free: Sequence[int] | None) -> None:
         (d,), (m,) = function.in_shape, function.out_shape
         self._function = function
-        self._data = np.array(data, dtype=np.float64)
+        self._data = _real("data", data)
         if self._data.ndim != 2 or self._data.shape[1] != d or not len(self._data):
             raise ShapeError(f"data has shape {self._data.shape}, (n, {d}) is expected")
-        columns = [] if free is None else [int(i) for i in free]
+        columns = [] if free is None else np.atleast_1d(np.asarray(free)).tolist()
+        if any(type(i) is not int for i in columns):
+            columns = []
         wrong = [i for i in columns if not -d <= i < d]
         if wrong or not columns or len({i % d for i in columns}) < len(columns):
             raise OptionError(
@@ -310,9 +312,16 @@ def hvp_operator(
     )
 
 
+def _real(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DTypeError(f"{name} is no array of real numbers: pass floats") from None
+
+
 def _like_results(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Values broadcast to the residuals and flattened; (n,) serves for (n, 1)."""
-    array = np.array(values, dtype=np.float64)
+    array = _real(name, values)
     if shape[-1] == 1 and array.ndim == 1 and len(shape) == 2:
         array = array[:, None]
     try:
