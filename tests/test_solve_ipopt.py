@@ -136,7 +136,7 @@ def test_exact_hessians_take_fewer_iterations_to_the_same_optimum() -> None:
 
 @needs_cyipopt
 def test_whole_numbers_and_truth_values_serve_as_ipopts_own() -> None:
-    x, info = hs071_problem().solve(
+    _, info = hs071_problem().solve(
         [1, 5, 5, 1], max_iter=np.int64(50), max_cpu_time=60, print_level=0, sb=True
     )
     assert info["status"] == 0
@@ -168,7 +168,7 @@ def test_scipys_objective_and_cyipopts_minimize() -> None:
 
     rosen = ha.Function(lambda x: 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2, (2,))
     f = ha.scipy_objective(rosen)
-    found = cyipopt.minimize_ipopt(f, [-1.2, 1.0], jac=f.jac, hess=f.hess, options=QUIET)
+    found = cyipopt.minimize_ipopt(f, [-1.2, 1.0], jac=f.jac, hess=f.hess, options=dict(QUIET))
     np.testing.assert_allclose(found.x, [1, 1], atol=1e-6)
 
 
