@@ -2,6 +2,12 @@
 
 from hessarray.curvature.estimators import DiagonalEstimate, TraceEstimate, diagonal, trace
 from hessarray.curvature.inverse import Solution, solve
+from hessarray.curvature.pictures import (
+    loss_along,
+    plot_blocks,
+    plot_loss_along,
+    plot_spectrum,
+)
 from hessarray.curvature.spectrum import (
     EigenPairs,
     SpectralDensity,
@@ -18,6 +24,10 @@ __all__ = [
     "TraceEstimate",
     "diagonal",
     "eigenpairs",
+    "loss_along",
+    "plot_blocks",
+    "plot_loss_along",
+    "plot_spectrum",
     "sharpness",
     "solve",
     "spectral_density",

@@ -90,6 +90,21 @@ class Composition:
             (a, b): found[i][j] for i, a in enumerate(self.names) for j, b in enumerate(self.names)
         }
 
+    def second(self, xp: Any, at: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
+        """d2psi / dtheta dtheta', (theta, theta', psi); nothing where psi is a parameter."""
+        if self.function is None:
+            return {}
+        theta, options = self._at(at)
+        found = self.function.hessian(*theta, **options)
+        if len(self.names) == 1:
+            found = ((found,),)
+        size = [math.prod(t.shape) for t in theta]
+        return {
+            (a, b): xp.reshape(found[i][j], (size[i], size[j], self.psi.size))
+            for i, a in enumerate(self.names)
+            for j, b in enumerate(self.names)
+        }
+
     def _at(self, at: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         return [at[k] for k in self.names], {"parameters": {k: at[k] for k in self.fixed}}
 

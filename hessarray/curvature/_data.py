@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from hessarray._arguments import DTYPES, progress_callback, refuse_mask, same_li
 from hessarray.backends import Backend, backend_of, known_backends
 from hessarray.curvature._problem import Problem, problem
 from hessarray.curvature._samples import Samples
-from hessarray.curvature.losses import LOSSES, Loss, loss_of
-from hessarray.errors import BackendError, OptionError, ShapeError
+from hessarray.curvature.losses import LOSSES, Loss
+from hessarray.errors import BackendError, OptionError, ShapeError, near_names
 from hessarray.function import Function
 
 __all__ = ["Data", "Options", "gather", "posed"]
@@ -111,8 +111,7 @@ def _expected(loss: Loss, out: Shape) -> list[Shape]:
     return [out] if loss in LOSSES.values() else []
 
 
-def posed(model: Function, criterion: Any, names: tuple[str, ...], data: Data) -> Problem:
-    loss = None if criterion is None else loss_of(criterion)
+def posed(model: Function, loss: Loss | None, names: tuple[str, ...], data: Data) -> Problem:
     return problem(model, loss, names, data.target)
 
 
@@ -124,6 +123,18 @@ class Options:
     threads: int | None = None
     progress: Any = None
     accumulate: str | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Options:
+        """From keywords; a misspelt one is named."""
+        known = [f.name for f in fields(cls)]
+        for name in options:
+            if name not in known:
+                near = near_names(name, [*known, "frozen"])
+                raise OptionError(
+                    f"option '{name}' is unknown: {near or 'use frozen, ' + ', '.join(known)}"
+                )
+        return cls(**options)
 
     def __post_init__(self) -> None:
         if self.accumulate not in (*DTYPES, None):
@@ -157,10 +168,11 @@ class Options:
             if report is not None:
                 report(start + count)
 
-    def kept(self, xp: Any, sums: dict[str, Any]) -> dict[str, Any]:
-        """Sums in the dtype in which they are added up."""
-        if self.accumulate is None:
-            return sums
-        return {k: xp.astype(a, getattr(xp, self.accumulate)) for k, a in sums.items()}
-
-
+    def whole(self, samples: Samples, data: Data) -> dict[str, Any]:
+        """What ``samples`` gives for all samples at once."""
+        return samples(
+            data.arrays,
+            memory_limit=self.memory_limit,
+            threads=self.threads,
+            progress=self.progress,
+        )

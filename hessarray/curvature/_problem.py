@@ -136,6 +136,9 @@ class Problem:
             self._kept[key] = make()
         return self._kept[key]
 
+    def keep(self, key: Any, value: Any) -> None:
+        self._kept[key] = value
+
     def samples(self, key: Any, nodes: Mapping[str, Node], builder: Builder) -> Samples:
         """The program for these nodes, made once."""
         return self.kept(

@@ -4,14 +4,73 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from hessarray.curvature._data import Data
 from hessarray.curvature._problem import Problem
+from hessarray.errors import OptionError
 
-__all__ = ["scale_of"]
+__all__ = ["scale_of", "values"]
+
+_AGREE = {"float32": 1e-4, "float64": 1e-9}
+
+
+def values(task: Problem, data: Data) -> Any:
+    """The loss of each sample, (n,)."""
+    inj = task.injected("hessian")
+    samples = task.samples("values", {"value": inj.outputs[0]}, inj.builder)
+    return samples(data.arrays)["value"]
 
 
 def scale_of(task: Problem, data: Data) -> float:
-    return 1.0 / max(data.n, 1) if task.loss.reduction == "mean" else 1.0
+    """What each sample's loss is multiplied with: 1 in a sum, 1/n in a mean."""
+    if data.n == 0:
+        return 1.0
+    reduction = task.kept("reduction", lambda: None) or _reduction(task, data)
+    return 1.0 / data.n if reduction == "mean" else 1.0
 
 
-_: Any = None
+def _reduction(task: Problem, data: Data) -> str:
+    loss = task.loss
+    assert loss is not None
+    found = loss.reduction
+    if found is None and loss.needs != ("value",):
+        found = "mean"
+    if found is None and data.n == 1:
+        return "sum"  # the same, and nothing is learnt
+    if found is None:
+        found = _observed(task, data)
+    task.keep("reduction", found)
+    return found
+
+
+def _observed(task: Problem, data: Data) -> str:
+    """How the function adds up: its value for all samples against the sum of their values."""
+    loss, model = task.loss, task.model
+    assert loss is not None
+    to_numpy = data.backend.to_numpy
+    each = np.asarray(to_numpy(values(task, data)), dtype=np.float64)
+    count = len(model.in_shapes)
+    outputs = model.value(*data.arrays[:count])
+    mend = "say which with hessarray.curvature.Loss(function, reduction='mean' or 'sum')"
+    try:
+        whole = np.asarray(to_numpy(loss.function(outputs, *data.arrays[count:])), dtype=np.float64)
+    except Exception as error:
+        raise OptionError(
+            f"the loss cannot be called with all samples at once ({error}), so it is not known "
+            f"whether it is their sum or mean: {mend}"
+        ) from error
+    if whole.size != 1:
+        raise OptionError(
+            f"the loss of all samples has shape {whole.shape}, one number is expected: {mend}"
+        )
+    total = float(whole.reshape(()))
+    near = _AGREE[data.backend.dtype_name(data.arrays[0])] * max(float(np.abs(each).sum()), 1e-300)
+    if abs(total - each.sum()) <= near:
+        return "sum"
+    if abs(total * data.n - each.sum()) <= near:
+        return "mean"
+    raise OptionError(
+        f"the loss of all samples is {total:g}, neither the sum {each.sum():g} nor the mean "
+        f"{each.mean():g} of the losses of each: it must add up over samples, or {mend}"
+    )
