@@ -385,7 +385,11 @@ class Function(Evaluation):
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the parameters to ``path``: .npz, or .safetensors (needs that extra)."""
+        """Write the parameters to ``path``: .npz, or .safetensors (needs that extra).
+
+        A network's architecture is written too. A function's code is not: its parameters come back
+        by ``hessarray.load(path, architecture=function)``.
+        """
         from hessarray.load import save
 
         save(self, path)

@@ -563,3 +563,19 @@ def test_npz_members_are_stored_and_plain(tmp_path: Path) -> None:
         names = [f"{k}.npy" for k in ("0.K", "0.b", "1.K", "1.b", ARCHITECTURE)]
         assert archive.namelist() == names
         assert archive.testzip() is None
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_parameters_of_a_function_come_back_into_it(tmp_path: Path, suffix: str) -> None:
+    def make(a: float) -> ha.Function:
+        params = {"a": np.array(a), "K": np.full((2, 2), a)}
+        return ha.Function(lambda x, p: p["a"] * x[0] ** 2 + p["K"] @ x, (2,), params=params)
+
+    trained, path, x = make(3.0), tmp_path / f"f.{suffix}", np.array([0.5, 2.0])
+    trained.save(path)
+    with pytest.raises(LoadError, match="which network or function its tensors fill, architecture"):
+        ha.load(path)
+    fresh = make(0.0)
+    found = ha.load(path, architecture=fresh)
+    np.testing.assert_array_equal(found.hessian(x), trained.hessian(x))
+    np.testing.assert_array_equal(fresh.value(x), 0.0)

@@ -26,7 +26,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--architecture",
         type=Path,
         metavar="FILE",
-        help="a saved network whose layers the weights in MODEL fill",
+        help="a saved network or .onnx model whose parameters the weights in MODEL fill",
     )
     how.add_argument(
         "--outputs", metavar="NAME,...", help="of an .onnx file that has several (default: all)"
@@ -82,7 +82,8 @@ def read_model(options: argparse.Namespace) -> ha.Function:
         net: ha.Function = read(options.model, **given)
     except (TypeError, ValueError) as error:
         if isinstance(error, LoadError):
-            raise LoadError(str(error).replace("act='tanh'", "--act tanh")) from None
+            text = str(error).replace("act='tanh'", "--act tanh")
+            raise LoadError(text.replace("architecture=", "--architecture FILE")) from None
         if isinstance(error, ha.HessarrayError):
             raise
         raise LoadError(f"{options.model}: {error}") from error

@@ -30,7 +30,7 @@ def load(
     *,
     act: Any = None,
     final_act: Any = "identity",
-    architecture: Network | None = None,
+    architecture: Function | None = None,
     max_bytes: int = _MAX_BYTES,
 ) -> Any:
     """The network in a file.
@@ -49,9 +49,9 @@ def load(
         .npz, .safetensors, .pt or .pth (extra torch), .keras or .onnx (extras of those names).
     act, final_act : str or callable, optional
         Activations of a file of pairs; ``act`` is then required.
-    architecture : Network, optional
-        Layers to fill, in the order of the numbers in the tensors' names; the network itself is
-        left as it is.
+    architecture : Network or Function, optional
+        What to fill: parameters of the same names, or layers in the order of the numbers in the
+        tensors' names. It is itself left as it is.
     max_bytes : int
         Refuse files whose tensors take more, before memory is taken.
 
@@ -101,6 +101,9 @@ def load(
 
 def save(function: Function, path: str | os.PathLike[str]) -> None:
     """Write parameters, and a network's architecture, to .npz or .safetensors.
+
+    Of a `Function`, and so of an ONNX model, the parameters alone are written: no file holds code.
+    ``load(path, architecture=function)`` fills the function with them again.
 
     The file is written beside and then renamed: an interrupted write leaves no half file.
 

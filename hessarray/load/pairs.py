@@ -31,7 +31,7 @@ def from_pairs(
     if act is None:
         raise LoadError(
             f"{path} holds no architecture: say which activation follows its dense layers, "
-            "act='tanh'"
+            "act='tanh', or which network or function its tensors fill, architecture="
         )
     for name, a in arrays.items():
         if a.ndim not in (1, 2) or not a.size:

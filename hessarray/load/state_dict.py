@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hessarray.errors import LoadError
+from hessarray.function import Function
 from hessarray.load.limits import shown
-from hessarray.networks import Network
 
 __all__ = ["filled"]
 
@@ -19,8 +19,8 @@ Names = dict[str, str]
 _ALIASES = {"weight": ("K", True), "kernel": ("K", False), "bias": ("b", False)}
 
 
-def filled(network: Any, arrays: Mapping[str, Any], path: str) -> Network:
-    """A copy of the network with these arrays as its parameters.
+def filled(network: Any, arrays: Mapping[str, Any], path: str) -> Function:
+    """A copy of the network, or any function, with these arrays as its parameters.
 
     Names are those of ``network.parameters()``, or those of torch, flax or hessQuik: one group of
     tensors for each layer that has parameters, in the order of the numbers in their names.
@@ -30,7 +30,7 @@ def filled(network: Any, arrays: Mapping[str, Any], path: str) -> Network:
     LoadError
         Groups and layers do not match, or shapes differ; names the tensor.
     """
-    if not isinstance(network, Network):
+    if not isinstance(network, Function):
         raise LoadError(
             f"architecture is a {type(network).__name__}, a Network is expected, such as "
             "Network(Dense(3, 16, 'tanh'), Dense(16, 1))"
