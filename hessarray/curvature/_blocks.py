@@ -23,6 +23,7 @@ from hessarray.plan.parameters import Form, block, diagonal_vector, joined
 
 __all__ = ["BlockSums", "Second"]
 
+
 @dataclass(frozen=True)
 class Second:
     """The second term for one factor w of a variable: a name among the nodes, and what it is."""
@@ -85,7 +86,7 @@ class BlockSums:
 
     def _nodes(self, single: Sequence[tuple[Entry, Entry]]) -> dict[str, Node]:
         nodes: dict[str, Node] = {}
-        for k, l in self.products:  # noqa: E741
+        for k, l in self.products:
             middle = self.form.pair(k, l)
             if middle is not None:
                 nodes[f"H{k},{l}"] = middle
@@ -99,7 +100,7 @@ class BlockSums:
                 self.single[f"B{i}"] = e, f
         return nodes
 
-    def _second_terms(self, k: int, l: int) -> dict[str, Node]:  # noqa: E741
+    def _second_terms(self, k: int, l: int) -> dict[str, Node]:
         """P_{k->w} for the factors w of variable l, and G_l."""
         nodes: dict[str, Node] = {}
         g = self.form.gradient(l)

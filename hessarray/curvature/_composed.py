@@ -31,7 +31,8 @@ class Composition:
         self.plain = isinstance(psi.op, Parameter)
         others = [n.op.name for n in topological([psi]) if isinstance(n.op, Parameter)]
         self.fixed = [k for k in dict.fromkeys(others) if k not in names]
-        self.function = None
+        self.function: Function | None = None
+        self._weighted: Function | None = None
         if not self.plain:
             self.function = Function(
                 self._traced,
@@ -105,8 +106,34 @@ class Composition:
             for j, b in enumerate(self.names)
         }
 
+    def curved_product(
+        self, xp: Any, g: Any, tangent: Mapping[str, Any], at: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The product of ``curved`` with a direction: what it adds for each parameter."""
+        if self.function is None:
+            return {}
+        if self._weighted is None:
+            shapes = {k: tuple(at[k].shape) for k in self.fixed}
+            self._weighted = Function(
+                lambda *a: _inner(self._traced(*a), a[-1][_WEIGHT]),
+                self.function.in_shapes,
+                params={k: _zeros(s) for k, s in shapes.items()} | {_WEIGHT: _zeros(g.shape)},
+            )
+        theta, options = self._at(at)
+        options["parameters"][_WEIGHT] = g
+        found = self._weighted.hvp(*theta, *(tangent[k] for k in self.names), **options)
+        parts = found if isinstance(found, tuple) else (found,)
+        return dict(zip(self.names, parts, strict=True))
+
     def _at(self, at: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         return [at[k] for k in self.names], {"parameters": {k: at[k] for k in self.fixed}}
+
+
+_WEIGHT = "the weight of psi"
+
+
+def _inner(psi: Any, g: Any) -> Any:
+    return psi.__array_namespace__().sum(psi * g)
 
 
 def _zeros(shape: tuple[int, ...]) -> Any:

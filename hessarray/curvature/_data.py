@@ -11,13 +11,12 @@ import numpy as np
 
 from hessarray._arguments import DTYPES, progress_callback, refuse_mask, same_library
 from hessarray.backends import Backend, backend_of, known_backends
-from hessarray.curvature._problem import Problem, problem
 from hessarray.curvature._samples import Samples
 from hessarray.curvature.losses import LOSSES, Loss
 from hessarray.errors import BackendError, OptionError, ShapeError, near_names
 from hessarray.function import Function
 
-__all__ = ["Data", "Options", "gather", "posed"]
+__all__ = ["Data", "Options", "gather"]
 
 Shape = tuple[int, ...]
 _PIECE = 64 << 20  # bytes of what comes back for the samples of one piece
@@ -45,7 +44,7 @@ class Data:
 def gather(
     model: Function, loss: Loss | None, inputs: Any, target: Any, is_batch: bool | None
 ) -> Data:
-    """Check and flatten what the caller passed; ``is_batch`` None takes any number of batch axes."""
+    """Check and flatten what the caller passed; with ``is_batch`` None any batch axes will do."""
     xs = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     shapes = model.in_shapes
     if len(xs) != len(shapes):
@@ -99,9 +98,7 @@ def _batch(x: Any, shape: Shape, is_batch: bool | None) -> Shape:
 def _target(target: Any, backend: Backend, x: Any) -> Any:
     refuse_mask("target", target)
     target = target if hasattr(target, "shape") else np.asarray(target)
-    return backend.asarray(
-        same_library(target, backend), backend.dtype_name(x), backend.device(x)
-    )
+    return backend.asarray(same_library(target, backend), backend.dtype_name(x), backend.device(x))
 
 
 def _expected(loss: Loss, out: Shape) -> list[Shape]:
@@ -109,10 +106,6 @@ def _expected(loss: Loss, out: Shape) -> list[Shape]:
     if loss is LOSSES["cross_entropy"]:
         return [out[:-1], out]
     return [out] if loss in LOSSES.values() else []
-
-
-def posed(model: Function, loss: Loss | None, names: tuple[str, ...], data: Data) -> Problem:
-    return problem(model, loss, names, data.target)
 
 
 @dataclass(frozen=True)
@@ -152,6 +145,8 @@ class Options:
 
         ``extra`` numbers per sample are made of it, ``held`` bytes stay until the end.
         """
+        if not samples.nodes:
+            return
         per_sample = max((samples.entries + extra) * data.itemsize, 1)
         room = _PIECE
         if self.memory_limit is not None:

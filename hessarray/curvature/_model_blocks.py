@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations_with_replacement
 from typing import Any
 
-from hessarray.curvature._composed import Composition, compositions
+from hessarray.curvature._composed import Composition
 from hessarray.curvature._data import Data, Options
 from hessarray.curvature._problem import Problem
 from hessarray.curvature._totals import Pair, parameters_at
@@ -18,14 +18,12 @@ from hessarray.plan.parameters import HessianForm, block, gradient_of
 __all__ = ["model_blocks", "model_gradients"]
 
 
-def model_blocks(
-    task: Problem, pairs: Sequence[Pair], data: Data, how: Options
-) -> dict[Pair, Any]:
+def model_blocks(task: Problem, pairs: Sequence[Pair], data: Data, how: Options) -> dict[Pair, Any]:
     """(n, m, theta, theta') for these pairs of names and their mirror images."""
     form = task.form("hessian")
     assert isinstance(form, HessianForm)
     inj = form.inj
-    made = compositions(inj, task.names, task.shapes)
+    made = task.compositions("hessian")
     own = set(pairs) | {(b, a) for a, b in pairs}
     nodes = task.kept(("model blocks", frozenset(own)), lambda: _nodes(form, made, own))
     found: dict[tuple[int, int], Any] = {}
@@ -121,7 +119,7 @@ def _compose(
     add: Any,
 ) -> None:
     """From what enters to the parameters that it is made of."""
-    at = parameters_at(task, data)
+    at = parameters_at(task, data, how)
 
     def pulled(c: Composition, a: Any) -> dict[str, Any]:
         """C^T on the last axis, which comes last again."""

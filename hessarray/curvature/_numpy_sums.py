@@ -38,7 +38,7 @@ class NumpySums:
         self.what, self.into, self.threads = what, into, threads
         met = [
             (e, f)
-            for k, l in what.products  # noqa: E741
+            for k, l in what.products
             for e, f in (
                 combinations_with_replacement(what.dense[k], 2)
                 if k == l
@@ -56,7 +56,7 @@ class NumpySums:
     def add(self, found: Mapping[str, _Array]) -> None:
         """The samples of one piece, by the names of ``what.nodes``."""
         calls: list[Callable[[], None]] = []
-        for k, l in self.what.products:  # noqa: E741
+        for k, l in self.what.products:
             if f"H{k},{l}" in found or (k, l) in self.what.second:
                 calls += self._products(found, k, l)
         calls += [
@@ -90,9 +90,7 @@ class NumpySums:
 
     # ---- products ----------------------------------------------------------------------------
 
-    def _products(
-        self, found: Mapping[str, _Array], k: int, l: int  # noqa: E741
-    ) -> list[Callable[[], None]]:
+    def _products(self, found: Mapping[str, _Array], k: int, l: int) -> list[Callable[[], None]]:
         """One call for every few rows of the factors of z_k."""
         z, y = (self.what.inj.variables[v].size for v in (k, l))
         middle = found.get(f"H{k},{l}")
@@ -118,7 +116,7 @@ class NumpySums:
         i: slice,
     ) -> None:
         """Rows i of the entry e of z_k, which begins at ``start``, against all factors of z_l."""
-        k, l = pair  # noqa: E741
+        k, l = pair
         z, y = (self.what.inj.variables[v].size for v in pair)
         same = k == l
         first = start + i.start if same else 0  # only pairs of rows i <= j
@@ -177,4 +175,3 @@ def _places(size: int) -> _Array:
     full = np.zeros((size, size), dtype=np.intp)
     full[np.triu_indices(size)] = np.arange(size * (size + 1) // 2)
     return np.maximum(full, full.T).reshape(-1)
-

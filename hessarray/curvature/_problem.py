@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from hessarray.curvature._composed import Composition, compositions
 from hessarray.curvature._samples import Samples
 from hessarray.curvature.losses import Loss
 from hessarray.errors import OptionError, ParameterError, ShapeError, near_names
@@ -119,6 +120,11 @@ class Problem:
 
     def injected(self, kind: str) -> Injected:
         value, f, inputs = self._source
+        if kind == "gauss_newton" and self.loss is not None and self.loss.needs != ("value",):
+            raise OptionError(
+                "the Gauss-Newton matrix is for losses of the model's output alone, this one needs "
+                f"{' and '.join(self.loss.needs)}: take the Hessian or the empirical Fisher matrix"
+            )
         pins: Sequence[Node] = {"gauss_newton": (f,), "mixed": inputs}.get(kind, ())
         if kind not in self._injected:
             self._injected[kind] = inject([value], self.names, pins)
@@ -129,6 +135,13 @@ class Problem:
             make = FORMS.get(kind, HessianForm)
             self._forms[kind] = make(self.injected(kind))
         return self._forms[kind]
+
+    def compositions(self, kind: str) -> list[Composition]:
+        """How each psi of the form is made of the parameters."""
+        return self.kept(
+            ("compositions", kind),
+            lambda: compositions(self.injected(kind), self.names, self.shapes),
+        )
 
     def kept(self, key: Any, make: Callable[[], Any]) -> Any:
         """What ``make`` returned the first time."""
@@ -159,10 +172,13 @@ def _traced(
         k: TracedArray(builder.parameter(k, tuple(map(int, a.shape))), builder)
         for k, a in model._parameters().items()
     }
-    f = inline(graph, graph.output, builder, inputs, params)
+    flat = inline(graph, graph.output, builder, inputs, params)
     if loss is None:
-        return f.node, f.node, nodes[: len(inputs)]
-    needs = [_need(k, model, f, inputs, params, builder) for k in loss.needs]
+        return flat.node, flat.node, nodes[: len(inputs)]
+    f = TracedArray(builder.reshape(flat.node, model.out_shape), builder)
+    needs = [
+        f if k == "value" else _derivative(k, model, inputs, params, builder) for k in loss.needs
+    ]
     with naming_the_line():
         value = loss.function(*needs, *data[len(inputs) :])
     if not isinstance(value, TracedArray) or math.prod(value.shape) != 1:
@@ -174,10 +190,9 @@ def _traced(
     return builder.reshape(value.node, ()), f.node, nodes[: len(inputs)]
 
 
-def _need(
+def _derivative(
     name: str,
     model: Function,
-    f: TracedArray,
     inputs: Sequence[TracedArray],
     params: Mapping[str, Any],
     builder: Builder,
@@ -185,8 +200,6 @@ def _need(
     from hessarray._evaluation import derived_nodes
     from hessarray.plan.want import Want
 
-    if name == "value":
-        return TracedArray(builder.reshape(f.node, model.out_shape), builder)
     if len(model.in_shapes) > 1:
         raise OptionError(f"needs='{name}' is for models of one input")
     graph = model.graph()

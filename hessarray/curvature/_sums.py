@@ -36,7 +36,7 @@ class FunctionalSums:
             part = self.xp.astype(part, self.dtype)
         self.totals[key] = self.totals[key] + part if key in self.totals else part
 
-    def _product(self, found: Mapping[str, Any], k: int, l: int) -> Any:  # noqa: E741
+    def _product(self, found: Mapping[str, Any], k: int, l: int) -> Any:
         """(rows of u, z_k, rows of w, z_l), both terms; None where zero."""
         xp, rows = self.xp, (self.what.rows(k), self.what.rows(l))
         size = [self.what.inj.variables[v].size for v in (k, l)]
@@ -85,7 +85,7 @@ class FunctionalSums:
                 new = self.xp.permute_dims(part, turned) if flip else part
                 found[key] = found[key] + new if key in found else new
 
-    def _split(self, whole: Any, k: int, l: int) -> Iterator[tuple[Entry, Entry, Any]]:  # noqa: E741
+    def _split(self, whole: Any, k: int, l: int) -> Iterator[tuple[Entry, Entry, Any]]:
         for e, i in self.what.spans(k):
             for f, j in self.what.spans(l):
                 part = whole[i : i + e.rows, :, j : j + f.rows, :]

@@ -11,15 +11,15 @@ import numpy as np
 
 from hessarray._arguments import same_library
 from hessarray.curvature._blocks import BlockSums
-from hessarray.curvature._composed import Composition, compositions
+from hessarray.curvature._composed import Composition
 from hessarray.curvature._data import Data, Options
-from hessarray.curvature._gradients import GradientSums
+from hessarray.curvature._gradients import OuterSums, gradient_sums
 from hessarray.curvature._numpy_sums import NumpySums
 from hessarray.curvature._problem import Problem
 from hessarray.curvature._sums import FunctionalSums
 from hessarray.plan.parameters import HessianForm
 
-__all__ = ["Totals", "gradient_totals", "parameters_at", "totals"]
+__all__ = ["Totals", "outer_totals", "parameters_at", "psi_gradients", "pulled_totals", "totals"]
 
 Pair = tuple[str, str]
 
@@ -32,10 +32,10 @@ class Totals:
     matrix: Any = None
 
 
-def parameters_at(task: Problem, data: Data) -> dict[str, Any]:
-    """The model's parameters as arrays beside the data."""
+def parameters_at(task: Problem, data: Data, how: Options) -> dict[str, Any]:
+    """The model's parameters as arrays beside the sums."""
     backend, x = data.backend, data.arrays[0]
-    dtype, device = backend.dtype_name(x), backend.device(x)
+    dtype, device = how.accumulate or backend.dtype_name(x), backend.device(x)
     return {
         k: backend.asarray(same_library(a, backend), dtype, device)
         for k, a in task.model._parameters().items()
@@ -47,7 +47,7 @@ def totals(
 ) -> Totals:
     """Blocks for these pairs of names, and for their mirror images."""
     inj = task.injected(kind)
-    made = compositions(inj, task.names, task.shapes)
+    made = task.compositions(kind)
     own = set(pairs) | {(b, a) for a, b in pairs}
     wanted = sorted(
         {
@@ -77,7 +77,7 @@ def totals(
     return _composed(task, kind, made, blocks, pairs, data, how, scale)
 
 
-# ---- NumPy: where sums are written ----------------------------------------------------------------
+# ---- NumPy: where sums are written ---------------------------------------------------------------
 
 
 def _allocated(task: Problem, pairs: Sequence[Pair], data: Data, how: Options) -> Totals:
@@ -130,7 +130,7 @@ def _both(
     return found
 
 
-# ---- from what enters to what it is made of ----------------------------------------------------------
+# ---- from what enters to what it is made of ----------------------------------------------------
 
 
 def _composed(
@@ -143,9 +143,7 @@ def _composed(
     how: Options,
     scale: float,
 ) -> Totals:
-    xp, at = data.xp, parameters_at(task, data)
-    if how.accumulate is not None:
-        at = {k: xp.astype(a, getattr(xp, how.accumulate)) for k, a in at.items()}
+    xp, at = data.xp, parameters_at(task, data, how)
     own = set(pairs) | {(b, a) for a, b in pairs}
     found: dict[Pair, Any] = {}
 
@@ -181,10 +179,24 @@ def psi_gradients(
     """d loss / dpsi summed over samples, by the place of psi."""
     form = task.form(kind)
     assert isinstance(form, HessianForm)
-    what = task.kept(("gradients", kind), lambda: GradientSums(form))
-    samples = task.samples(("gradients", kind), what.nodes, form.inj.builder)
+    what = task.kept(("gradients", kind), lambda: gradient_sums(form))
+    return outer_totals(task, ("gradients", kind), what, data, how, {"scale": np.asarray(scale)})
+
+
+def outer_totals(
+    task: Problem,
+    key: Any,
+    what: OuterSums,
+    data: Data,
+    how: Options,
+    seeds: Mapping[str, Any],
+) -> dict[int, Any]:
+    """Sums (psi) over all samples, by the place of psi."""
+    samples = task.samples(key, what.nodes, what.inj.builder)
     sums: dict[int, Any] = {}
-    for _, found in how.pieces(samples, data, seeds={"scale": np.asarray(scale)}):
+    if not what.nodes:
+        return sums
+    for _, found in how.pieces(samples, data, seeds=seeds):
         for i, part in what.summed(data.xp, found).items():
             if how.accumulate is not None:
                 part = data.xp.astype(part, getattr(data.xp, how.accumulate))
@@ -192,17 +204,16 @@ def psi_gradients(
     return sums
 
 
-def gradient_totals(task: Problem, data: Data, how: Options, scale: float) -> dict[str, Any]:
-    """The gradient by names, each in its parameter's shape."""
-    xp, at = data.xp, parameters_at(task, data)
-    if how.accumulate is not None:
-        at = {k: xp.astype(a, getattr(xp, how.accumulate)) for k, a in at.items()}
-    made = compositions(task.injected("hessian"), task.names, task.shapes)
+def pulled_totals(
+    task: Problem, kind: str, sums: Mapping[int, Any], data: Data, how: Options
+) -> dict[str, Any]:
+    """From sums (psi) to sums by name, each in its parameter's shape; C^T dpsi."""
+    xp, at = data.xp, parameters_at(task, data, how)
+    made = task.compositions(kind)
     found: dict[str, Any] = {}
-    for i, g in psi_gradients(task, "hessian", data, how, scale).items():
+    for i, g in sums.items():
         column = xp.reshape(g, (made[i].psi.size, 1))
         for name, part in made[i].pulled(xp, column, at).items():
             part = xp.reshape(part, task.shapes[name])
             found[name] = found[name] + part if name in found else part
     return {k: found[k] if k in found else xp.zeros_like(at[k]) for k in task.names}
-

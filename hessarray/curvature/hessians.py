@@ -11,21 +11,26 @@ and of a loss the sum over samples is one matrix product (``docs/curvature.md``)
 
 All functions take ``frozen=`` (names that count as constants), ``memory_limit=`` (bytes for what is
 held besides the result), ``threads=`` (NumPy), ``progress=`` and, for losses, ``accumulate=``
-('float64': sums over samples of a float32 model are added up, and come back, in float64).
+('float64': sums over samples of a float32 model are added up, and come back, in float64) and
+``per_layer=`` (True: only blocks of parameters of one layer, those that share the part of their
+names before the last dot).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hessarray.curvature._data import Data, Options, gather, posed
+from hessarray.backends import backend_of
+from hessarray.curvature._asked import Names, asked
+from hessarray.curvature._matrices import (
+    Dict,
+    as_dict,
+    joined_matrix,
+    pairs_of,
+    summed_dict,
+    summed_matrix,
+)
 from hessarray.curvature._model_blocks import model_blocks
-from hessarray.curvature._problem import Problem, selected
-from hessarray.curvature._reduction import scale_of
-from hessarray.curvature._totals import Totals, totals
-from hessarray.curvature.losses import loss_of
 from hessarray.function import Function
 
 __all__ = [
@@ -36,9 +41,6 @@ __all__ = [
     "model_hessian_matrix",
     "model_sharpness",
 ]
-
-Names = Iterable[str] | str | None
-Dict = dict[str, dict[str, Any]]
 
 
 def model_hessian_dict(
@@ -80,10 +82,10 @@ def model_hessian_dict(
     MemoryLimitError
         The blocks would not fit; the message has the bytes, and what needs less.
     """
-    task, data, how = _asked(model, None, inputs, None, params, is_batch, options)
-    blocks = model_blocks(task, _pairs(task.names, diagonal_only), data, how)
+    task, data, how = asked(model, None, inputs, None, params, is_batch, options)
+    blocks = model_blocks(task, pairs_of(task.names, diagonal_only), data, how)
     lead = (*data.batch, *model.out_shape)
-    return _as_dict(task, data, blocks, lead)
+    return as_dict(task, data, blocks, lead)
 
 
 def model_hessian_matrix(
@@ -99,9 +101,9 @@ def model_hessian_matrix(
     Rows and columns follow the parameters in the model's order, each flattened; with
     ``diagonal_only`` what is outside of the blocks H["P"]["P"] is zero.
     """
-    task, data, how = _asked(model, None, inputs, None, params, is_batch, options)
-    blocks = model_blocks(task, _pairs(task.names, diagonal_only), data, how)
-    whole = _joined(data.xp, task, blocks, 2)
+    task, data, how = asked(model, None, inputs, None, params, is_batch, options)
+    blocks = model_blocks(task, pairs_of(task.names, diagonal_only), data, how)
+    whole = joined_matrix(task, data, blocks, 2)
     return data.xp.reshape(whole, (*data.batch, *model.out_shape, *whole.shape[2:]))
 
 
@@ -153,9 +155,9 @@ def loss_hessian_dict(
     >>> H["0.K"]["1.b"].shape
     (3, 8, 2)
     """
-    task, data, how = _asked(model, criterion, inputs, target, params, is_batch, options)
-    found = _summed(task, data, how, diagonal_only)
-    return _as_dict(task, data, found.blocks, ())
+    return summed_dict(
+        "hessian", model, criterion, inputs, target, params, diagonal_only, is_batch, options
+    )
 
 
 def loss_hessian_matrix(
@@ -172,9 +174,9 @@ def loss_hessian_matrix(
 
     Rows and columns follow the parameters in the model's order, each flattened.
     """
-    task, data, how = _asked(model, criterion, inputs, target, params, is_batch, options)
-    found = _summed(task, data, how, diagonal_only)
-    return found.matrix if found.matrix is not None else _joined(data.xp, task, found.blocks, 0)
+    return summed_matrix(
+        "hessian", model, criterion, inputs, target, params, diagonal_only, is_batch, options
+    )
 
 
 def model_sharpness(
@@ -199,75 +201,11 @@ def loss_sharpness(
     For more parameters than a matrix fits, ``sharpness(loss_hessian_operator(...))``.
     """
     return _spectral_radius(
-        loss_hessian_matrix(
-            model, criterion, inputs, target, params, is_batch=is_batch, **options
-        )
+        loss_hessian_matrix(model, criterion, inputs, target, params, is_batch=is_batch, **options)
     )
 
 
-# ---- what they share -------------------------------------------------------------------------------
-
-
-def _asked(
-    model: Function,
-    criterion: Any,
-    inputs: Any,
-    target: Any,
-    params: Names,
-    is_batch: bool | None,
-    options: dict[str, Any],
-) -> tuple[Problem, Data, Options]:
-    frozen = options.pop("frozen", ())
-    how = Options.of(options)
-    names = selected(model, params, frozen)
-    loss = None if criterion is None else loss_of(criterion)
-    data = gather(model, loss, inputs, target, is_batch)
-    return posed(model, loss, names, data), data, how
-
-
-def _pairs(names: Sequence[str], diagonal_only: bool) -> list[tuple[str, str]]:
-    if diagonal_only:
-        return [(a, a) for a in names]
-    return [(a, b) for i, a in enumerate(names) for b in names[i:]]
-
-
-def _summed(task: Problem, data: Data, how: Options, diagonal_only: bool) -> Totals:
-    pairs = _pairs(task.names, diagonal_only)
-    return totals(task, "hessian", pairs, data, how, scale_of(task, data))
-
-
-def _as_dict(task: Problem, data: Data, blocks: dict[Any, Any], lead: tuple[int, ...]) -> Dict:
-    s = task.shapes
-    return {
-        a: {
-            b: data.xp.reshape(blocks[a, b], (*lead, *s[a], *s[b]))
-            for b in task.names
-            if (a, b) in blocks
-        }
-        for a in task.names
-    }
-
-
-def _joined(xp: Any, task: Problem, blocks: dict[Any, Any], lead: int) -> Any:
-    """One matrix; zeros where there is no block."""
-    some = next(iter(blocks.values()))
-    size = {k: math.prod(task.shapes[k]) for k in task.names}
-
-    def found(a: str, b: str) -> Any:
-        if (a, b) in blocks:
-            return blocks[a, b]
-        row, column = blocks[a, a][..., :, :1], blocks[b, b][..., :1, :]
-        return xp.zeros_like(row) * xp.zeros_like(column)
-
-    if len(size) == 1:
-        return some
-    rows = [xp.concat([found(a, b) for b in task.names], axis=lead + 1) for a in task.names]
-    return xp.concat(rows, axis=lead)
-
-
 def _spectral_radius(matrix: Any) -> Any:
-    from hessarray.backends import backend_of
-
     backend = backend_of(matrix)
     assert backend is not None
     xp = backend.xp

@@ -89,9 +89,10 @@ def plot_blocks(
         axes.axhline(edge, color="black", linewidth=0.5)
         axes.axvline(edge, color="black", linewidth=0.5)
     if sizes:
-        middles = (edges[1:] + edges[:-1]) / 2
-        axes.set_xticks(middles, list(sizes), rotation=90)
-        axes.set_yticks(middles, list(sizes))
+        places = _apart((edges[1:] + edges[:-1]) / 2, len(matrix))
+        axes.set_xticks(places, list(sizes), rotation=90)
+        axes.set_yticks(places, list(sizes))
+        axes.tick_params(length=0.0)
     figure.colorbar(image, ax=axes, label="second derivative")
     return _saved(figure, path)
 
@@ -289,6 +290,14 @@ def _assembled(
             row.append(block.reshape(sizes[k], sizes[name]))
         rows.append(row)
     return np.block(rows).astype(np.float64), sizes
+
+
+def _apart(middles: Array, length: int) -> Array:
+    """Where names of small blocks can stand beside each other, near the blocks' middles."""
+    gap = min(0.045 * length, length / len(middles))
+    index = gap * np.arange(len(middles))
+    pushed = np.maximum.accumulate(middles - index) + index
+    return np.minimum(pushed, length - 0.5 - gap / 2 - index[::-1])
 
 
 def _number(value: Any) -> float:

@@ -96,7 +96,7 @@ class ChainRule:
                 g = self.builder.add([(1.0, t) for t in found])
                 sweep[id(node)] = g
                 self.builder.hints.setdefault(id(g), "G")
-                for arg, t in self._pull(node, g, rank):
+                for arg, t in self.pull(node, g, rank):
                     terms.setdefault(id(arg), []).append(t)
             for arg, t in inject(node) if inject else ():
                 terms.setdefault(id(arg), []).append(t)
@@ -170,7 +170,7 @@ class ChainRule:
             node if node is not None else self.builder.broadcast(self.builder.constant(0.0), shape)
         )
 
-    def _pull(self, node: Node, g: Node, rank: int) -> Iterable[tuple[Node, Node]]:
+    def pull(self, node: Node, g: Node, rank: int) -> Iterable[tuple[Node, Node]]:
         """(argument, contribution to its G) for every active argument: the transposed push."""
         b, op = self.builder, node.op
         lead = g.shape[:rank]

@@ -71,6 +71,11 @@ class Injected:
         """The psi, each once: parameters, and what is computed from parameters alone."""
         return tuple({id(e.psi): e.psi for e in self.entries}.values())
 
+    @cached_property
+    def order_of_outputs(self) -> frozenset[Node]:
+        """The nodes that outputs and variables need."""
+        return frozenset(topological([*self.outputs, *self.variables]))
+
     def names(self, psi: Node) -> list[str]:
         """The parameters that this psi is made of."""
         found = (n.op.name for n in topological([psi]) if isinstance(n.op, Parameter))

@@ -12,11 +12,11 @@ matrix P^T (d2l / df2) P, or the empirical Fisher matrix G G^T; only the Hessian
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Protocol
 
-from hessarray.graph.builder import LETTERS
+from hessarray.graph.builder import LETTERS, Builder
 from hessarray.graph.node import Einsum, Eye, Node
 from hessarray.plan.chain_rule import ChainRule, Sweep, curvature_sites
 from hessarray.plan.injection import Entry, Injected
@@ -40,7 +40,7 @@ class Form(Protocol):
     inj: Injected
     m: tuple[int, ...]  # axes of the outputs, where they are kept apart
 
-    def pair(self, k: int, l: int) -> Node | None:  # noqa: E741
+    def pair(self, k: int, l: int) -> Node | None:
         """(z_k, *m, z_l) entries for k <= l; None where zero."""
 
     def diagonal(self, k: int) -> Node | None:
@@ -99,7 +99,7 @@ class HessianForm:
             )
         return self._tangent[k]
 
-    def pair(self, k: int, l: int) -> Node | None:  # noqa: E741
+    def pair(self, k: int, l: int) -> Node | None:
         z, y = self.inj.variables[k], self.inj.variables[l]
         found = self.tangent(k).get(id(y))
         return None if found is None else self.b.reshape(found, (z.size, *self.m, y.size))
@@ -145,7 +145,7 @@ class GaussNewtonForm:
         found = self.sweep.get(id(z))
         return None if found is None else self.b.reshape(found, (self.f.size, z.size))
 
-    def pair(self, k: int, l: int) -> Node | None:  # noqa: E741
+    def pair(self, k: int, l: int) -> Node | None:
         j, h = self.jacobian(k), self.jacobian(l)
         if j is None or h is None or self.inner is None:
             return None
@@ -173,7 +173,7 @@ class FisherForm:
         self.inj = inj
         self.loss = HessianForm(inj)
 
-    def pair(self, k: int, l: int) -> Node | None:  # noqa: E741
+    def pair(self, k: int, l: int) -> Node | None:
         g, h = self.loss.gradient(k), self.loss.gradient(l)
         if g is None or h is None:
             return None
@@ -190,7 +190,7 @@ class FisherForm:
         return None
 
 
-# ---- per sample, for entries of any kind ----------------------------------------------------------
+# ---- per sample, for entries of any kind ------------------------------------------------------
 
 
 def _apart(entry: Entry, letters: str) -> dict[str, str]:
@@ -202,7 +202,28 @@ def _named(term: str, names: dict[str, str]) -> str:
     return "".join(names[c] for c in term)
 
 
-_LEFT, _RIGHT = LETTERS[:25], LETTERS[26:51]  # z and Z stay for the outputs
+# z and Z stay for the outputs, the last of each half for diagonals.
+_LEFT, _RIGHT, _SPARE = LETTERS[:20], LETTERS[26:46], LETTERS[20:25] + LETTERS[46:51]
+
+
+def _einsum(
+    b: Builder, inputs: Sequence[str], output: str, args: Sequence[Node], scale: float
+) -> Node:
+    """An einsum in which an operand may have an axis twice: its diagonal."""
+    spare = iter(_SPARE)
+    terms: list[str] = []
+    ties: list[str] = []
+    eyes: list[Node] = []
+    for term, node in zip(inputs, args, strict=True):
+        seen = ""
+        for c, size in zip(term, node.shape, strict=True):
+            if c in seen:
+                ties.append(c + next(spare))
+                eyes.append(b.eye(size))
+                c = ties[-1][1]
+            seen += c
+        terms.append(seen)
+    return b.einsum([*terms, *ties], output, [*args, *eyes], scale)
 
 
 def block(form: Form, e: Entry, f: Entry, tied: bool = False) -> Node | None:
@@ -226,7 +247,7 @@ def block(form: Form, e: Entry, f: Entry, tied: bool = False) -> Node | None:
             if entry.factor is not None:
                 inputs.append(_named(entry.u, names))
                 args.append(entry.factor)
-        terms.append(b.einsum(inputs, out, args, scale))
+        terms.append(_einsum(b, inputs, out, args, scale))
     pushed = None if f.factor is None else form.factor(e.variable, f.factor)
     g = form.gradient(f.variable)
     if pushed is not None and g is not None and f.factor is not None:
@@ -238,7 +259,7 @@ def block(form: Form, e: Entry, f: Entry, tied: bool = False) -> Node | None:
         if e.factor is not None:
             inputs.append(_named(e.u, left))
             args.append(e.factor)
-        terms.append(b.einsum(inputs, out, args, scale))
+        terms.append(_einsum(b, inputs, out, args, scale))
     return b.add([(1.0, t) for t in terms]) if terms else None
 
 
@@ -258,21 +279,27 @@ def diagonal_of(form: Form, e: Entry) -> Node | None:
     return b.einsum(inputs, m + e.p, args, e.scale**2)
 
 
-def gradient_of(b_form: HessianForm, e: Entry, g: Node | None = None) -> Node | None:
-    """(*m, *psi): what the entry contributes to one sample's gradient."""
-    b, m = b_form.inj.builder, "Z" * len(b_form.m)
-    g = b_form.gradient(e.variable) if g is None else g
+def gradient_of(
+    form: HessianForm, e: Entry, g: Node | None = None, factor: Node | None = None
+) -> Node | None:
+    """(*m, *psi): what the entry contributes to one sample's gradient, u (x) G.
+
+    Another G, or another factor, may stand in for the entry's own.
+    """
+    b, m = form.inj.builder, "Z" * len(form.m)
+    g = form.gradient(e.variable) if g is None else g
     if g is None:
         return None
-    shape = b_form.inj.variables[e.variable].shape
-    inputs, args = [m + e.z], [b.reshape(g, (*b_form.m, *shape))]
-    if e.factor is not None:
+    factor = e.factor if factor is None else factor
+    shape = form.inj.variables[e.variable].shape
+    inputs, args = [m + e.z], [b.reshape(g, (*form.m, *shape))]
+    if factor is not None:
         inputs.append(e.u)
-        args.append(e.factor)
+        args.append(factor)
     return b.einsum(inputs, m + e.p, args, e.scale)
 
 
-# ---- for matrices and biases: factors, to be multiplied over all samples at once -------------------
+# ---- for matrices and biases: factors, to be multiplied over all samples at once -------------
 
 
 def joined(form: Form, entries: Iterable[Entry]) -> Node:
@@ -281,9 +308,7 @@ def joined(form: Form, entries: Iterable[Entry]) -> Node:
     parts = []
     for e in entries:
         one = b.broadcast(b.constant(e.scale), (1,))
-        parts.append(
-            one if e.factor is None else b.scale(b.reshape(e.factor, (e.rows,)), e.scale)
-        )
+        parts.append(one if e.factor is None else b.scale(b.reshape(e.factor, (e.rows,)), e.scale))
     return b.concat(parts, 0)
 
 
