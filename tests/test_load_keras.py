@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -156,6 +157,55 @@ MODELS: dict[str, Callable[[], Any]] = {
         shape=(4, 4, 1),
     ),
     "conv 3d": lambda: chain(L.Conv3D(2, 2, activation="tanh"), L.Flatten(), shape=(2, 3, 2, 1)),
+    "conv 1d transposed": lambda: functional(
+        lambda x: L.Concatenate(axis=1)(
+            [
+                L.Conv1DTranspose(2, k, s, padding=p, dilation_rate=d, activation="tanh")(x)
+                for k, s, p, d in [
+                    (3, 1, "valid", 1), (3, 2, "valid", 1), (2, 3, "valid", 1), (4, 2, "same", 1),
+                    (3, 2, "same", 1), (2, 3, "same", 1), (3, 1, "same", 2), (1, 2, "same", 1),
+                ]
+            ]
+            + [
+                L.Conv1DTranspose(2, 4, 2, padding=p, output_padding=o, use_bias=False)(x)
+                for p, o in [("valid", 0), ("valid", 1), ("same", 0), ("same", 1)]
+            ]
+        ),
+        (3, 2),
+    ),
+    "conv 2d transposed": lambda: chain(
+        L.Activation("tanh"), L.Conv2DTranspose(2, (2, 3), (2, 1), activation="softplus"),
+        L.Flatten(), L.Dense(3), shape=(2, 2, 2),
+    ),
+    "conv 3d transposed": lambda: chain(
+        L.Conv3DTranspose(1, 2, activation="tanh"), L.Flatten(), L.Dense(2), shape=(1, 2, 1, 2),
+    ),
+    # With dropout=0 Keras takes JAX's attention, which computes in float32.
+    "multi-head attention": lambda: functional(
+        lambda x: L.Add()(
+            [
+                L.MultiHeadAttention(2, 3, value_dim=4, dropout=0.1)(x, x),
+                L.MultiHeadAttention(1, 2, use_bias=False, dropout=0.1)(
+                    x, L.Dense(3)(x), key=L.Dense(2)(x), use_causal_mask=True
+                ),
+                L.Dense(2)(L.MultiHeadAttention(2, 2, output_shape=5, dropout=0.1)(x, value=x**2)),
+            ]
+        ),
+        (3, 2),
+    ),
+    "attention": lambda: functional(
+        lambda x: L.Concatenate()(
+            [
+                L.Attention(use_scale=scale, score_mode=mode)(
+                    [L.Dense(2)(x), L.Dense(3)(x), L.Dense(2)(x)] if scale else [L.Dense(2)(x), x],
+                    use_causal_mask=scale,
+                )
+                for scale in (True, False)
+                for mode in ("dot", "concat")
+            ]
+        ),
+        (3, 2),
+    ),
     "pools": lambda: chain(
         L.Activation("tanh"), L.AveragePooling1D(3, 2, padding="same"), L.UpSampling1D(2),
         L.ZeroPadding1D(1), L.Cropping1D((0, 1)), L.MaxPooling1D(2, 1), shape=(6, 2),
@@ -240,6 +290,27 @@ def test_chains_of_dense_layers_become_networks(tmp_path: Path) -> None:
     net.save(tmp_path / "net.npz")
     x = sample(model)
     assert_close(ha.load(tmp_path / "net.npz").value(x), np.asarray(model(x)), 1e-14)
+
+
+def test_several_outputs(tmp_path: Path) -> None:
+    x = keras.Input((3,))
+    u = L.Dense(4, "tanh", name="hidden")(x)
+    pair = [L.Dense(2, name="lift")(u), L.Reshape((2, 2), name="loads")(u)]
+    for outputs, names in (
+        (pair, ("lift", "loads")),
+        ({"b": pair[0], "a": pair[1]}, None),
+    ):
+        model = keras.Model(x, outputs)
+        model.save(tmp_path / "m.keras")
+        points = normal(4, 5, 3)
+        value = model(points)
+        values = list(value.values()) if isinstance(value, dict) else value
+        for f in (ha.from_keras(model), ha.load(tmp_path / "m.keras")):
+            wanted = dict(zip(names or value, values, strict=True))
+            assert set(f.output_names) == set(wanted)
+            parts = [np.reshape(wanted[k], (5, -1)) for k in f.output_names]
+            assert_close(f.value(points), np.concatenate(parts, axis=1), 1e-12, "value", "Keras")
+            assert ha.check_derivatives(f, points)
 
 
 def test_several_inputs(tmp_path: Path) -> None:
@@ -342,9 +413,32 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         r"\(LSTM\) is not supported, supported are Ac",
     ),
     "activation": (lambda: chain(L.Dense(3, "sparsemax")), "activation 'sparsemax' is not suppor"),
-    "two outputs": (
-        lambda: keras.Model(x := keras.Input((2,)), [L.Dense(1)(x), L.Dense(1)(x)]),
-        "has 2 outputs, one is expected: join them with Concatenate",
+    "two outputs inside": (
+        lambda: functional(
+            lambda x: L.Add()(
+                (lambda u: keras.Model(u, [L.Dense(1)(u), L.Dense(1)(u)]))(keras.Input((2,)))(x)
+            ),
+            (2,),
+        ),
+        "the model 'functional.*' inside has 2 outputs, one is expected|not the first result",
+    ),
+    "a mask": (
+        lambda: functional(
+            lambda x: L.Attention()([x, x], mask=[L.Reshape((3,))(x), None]), (3, 1)
+        ),
+        "layer 'attention.*' is called with 'mask'=.* which is not supported",
+    ),
+    "an index": (
+        lambda: functional(lambda x: x[:, 1:]),
+        r"layer 'get_item.*' \(GetItem\) takes .* which is no tensor or number",
+    ),
+    "a sliding window": (
+        lambda: functional(lambda x: L.MultiHeadAttention(1, 2, sliding_window=1)(x, x), (3, 2)),
+        "use_gate and sliding_window are not supported",
+    ),
+    "attention over images": (
+        lambda: functional(lambda x: L.MultiHeadAttention(1, 2)(x, x), (2, 2, 2)),
+        "attention_axes|length, features",
     ),
     "unknown length": (lambda: chain(L.Dense(2), shape=(None, 3)), "lengths of all axes but the"),
     "over the batch": (
@@ -590,6 +684,77 @@ def test_numbers_of_a_description_that_take_memory(tmp_path: Path) -> None:
             write(path, members)
             with one_sentence(f"layer '.*' .*({key}=|too large|do not fit|no writable|cannot)"):
                 ha.load(path)
+
+
+def nested_calls(depth: int, calls: int) -> Any:
+    """A model that calls a model that calls a model ..., each ``calls`` times."""
+    call = {"class_name": "__keras_tensor__", "config": {"keras_history": ["i", 0, 0]}}
+    entry = {"class_name": "InputLayer", "config": {"name": "i", "batch_shape": [None, 3]}}
+    entry |= {"module": "keras.layers", "inbound_nodes": []}
+    kind = {"module": "keras", "class_name": "Functional", "registered_name": "Functional"}
+    config = {"layers": [entry], "input_layers": [["i", 0, 0]], "output_layers": [["i", 0, 0]]}
+    model: Any = kind | {"config": config}
+    for _ in range(depth):
+        inner = kind | {"config": model["config"] | {"name": "m"}}
+        inner["inbound_nodes"] = [{"args": [call], "kwargs": {}}] * calls
+        model = kind | {"config": config | {"layers": [entry, inner]}}
+        model["config"] = model["config"] | {"output_layers": [["m", 0, 0]]}
+    return model
+
+
+def test_models_inside_that_multiply(saved: Any) -> None:
+    """4^15 calls of nothing would be a billion."""
+    path, members = saved
+    write(path, members | {CONFIG: nested_calls(15, 4)})
+    with one_sentence("the model has more than 10000 layers"):
+        ha.load(path)
+
+
+def test_layers_in_the_wrong_order(tmp_path: Path) -> None:
+    path = tmp_path / "m.keras"
+    model = functional(lambda x: L.Dense(2)(L.Activation("tanh")(L.Dense(2)(x))))
+    model.save(path)
+    want = ha.load(path).value(np.ones((1, 4)))
+    members: dict[str, Any] = contents(path)
+    config = json.loads(members[CONFIG])
+    config["config"]["layers"].reverse()
+    write(path, members | {CONFIG: config})
+    assert np.array_equal(ha.load(path).value(np.ones((1, 4))), want)
+    config["config"]["layers"][1]["config"]["name"] = config["config"]["layers"][0]["config"][
+        "name"
+    ]
+    write(path, members | {CONFIG: config})
+    with one_sentence("two layers are named 'dense"):
+        ha.load(path)
+
+
+def test_a_long_chain_backwards(tmp_path: Path) -> None:
+    """One pass over the layers for each layer would take minutes."""
+    path = tmp_path / "m.keras"
+    functional(L.ReLU(name="r")).save(path)
+    members: dict[str, Any] = contents(path)
+    config = json.loads(members[CONFIG])
+    layers = config["config"]["layers"]
+    text = json.dumps(layers.pop())
+    source = layers[0]["config"]["name"]
+    for i in range(3000):
+        before = source if i == 0 else f"r{i - 1}"
+        entry = json.loads(text.replace('"r"', f'"r{i}"').replace(f'"{source}"', f'"{before}"'))
+        layers.insert(0, entry)
+    config["config"]["output_layers"] = [["r2999", 0, 0]]
+    write(path, members | {CONFIG: config})
+    start = time.perf_counter()
+    assert ha.load(path).in_shapes == ((4,),)
+    assert time.perf_counter() - start < 20.0
+
+
+def test_weights_that_were_compressed_from_nothing(saved: Any) -> None:
+    path, members = saved
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(CONFIG, json.dumps(members[CONFIG]))
+        archive.writestr(WEIGHTS, b"\0" * 150_000_000)
+    with one_sentence("'model.weights.h5' takes 150,000,000 bytes, at most 100,000,000"):
+        ha.load(path)
 
 
 def test_nan_is_a_number(saved: Any) -> None:

@@ -26,15 +26,22 @@ __all__ = [
 Config = Mapping[str, Any]
 Weights = Mapping[str, Any]
 
-_LARGEST = 2**26  # entries of one sample's array, and of one layer's windows
+_LARGEST = 2**24  # entries of one sample's array
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a layer computes, and its weights in Keras's order; '~' marks what is not trained."""
+    """What a layer computes, and its weights in Keras's order; '~' marks what is not trained.
+
+    A layer with named ``inputs`` takes the list of those that it is called with, and finds the
+    ``options`` of the call in its description. ``parts`` are layers inside that hold weights.
+    """
 
     apply: Callable[[Any, Any, Config, Weights], Any]
     weights: Callable[[Config], str] = lambda config: ""
+    inputs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
 
 def number(config: Config, key: str, default: Any = None) -> float:

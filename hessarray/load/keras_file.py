@@ -15,7 +15,9 @@ import numpy as np
 from hessarray.errors import LoadError
 from hessarray.function import Function
 from hessarray.load.archives import checked_members, unpacked
-from hessarray.load.keras_model import from_config, layer_entries, snake_case
+from hessarray.load.keras_layers import LAYERS
+from hessarray.load.keras_model import from_config
+from hessarray.load.keras_reader import layer_entries, snake_case
 from hessarray.load.limits import MAX_TEXT, check_sizes, shown
 
 __all__ = ["from_keras", "read_keras"]
@@ -23,6 +25,7 @@ __all__ = ["from_keras", "read_keras"]
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MEMBERS = {_CONFIG, _WEIGHTS, "metadata.json"}
 _OVERHEAD = 100_000_000  # bytes of an HDF5 file besides its tensors
+_GROWTH = 20  # trained numbers hardly compress: a megabyte that becomes a gigabyte holds none
 
 
 def read_keras(path: Path, limit: int) -> tuple[dict[str, Any], Function]:
@@ -42,7 +45,8 @@ def read_keras(path: Path, limit: int) -> tuple[dict[str, Any], Function]:
                 problem = f"there is no {missing}" if odd is None else f"{shown(odd)} is no part"
                 raise LoadError(f"{path}: {problem} of a .keras file, as model.save writes it")
             text = unpacked(path, archive, members[_CONFIG], MAX_TEXT)
-            data = unpacked(path, archive, members[_WEIGHTS], limit + _OVERHEAD)
+            bound = max(_OVERHEAD, _GROWTH * members[_WEIGHTS].compress_size)
+            data = unpacked(path, archive, members[_WEIGHTS], min(limit + _OVERHEAD, bound))
         config = json.loads(text)
         with _library().File(io.BytesIO(data), "r") as file:
             weights = _weights(path, file, config, limit)
@@ -129,9 +133,16 @@ def _datasets(
         if inner is not None:
             yield from _datasets(path, place, inner, f"{prefix}{name}/")
             continue
-        own = _child(path, place, "vars")
-        if own is not None and len(own):
-            arrays = [_dataset(path, own, str(i)) for i in range(len(own))]
+        rule = LAYERS.get(entry["class_name"])
+        parts = [_child(path, place, k) for k in rule.parts] if rule else []
+        groups = [_child(path, g, "vars") for g in (place, *parts) if g is not None]
+        arrays = [
+            _dataset(path, own, str(i))
+            for own in groups
+            if own is not None
+            for i in range(len(own))
+        ]
+        if arrays:
             yield f"{prefix}{name}", arrays
 
 

@@ -12,6 +12,7 @@ from hessarray.activations import activation
 from hessarray.errors import LoadError
 from hessarray.load import neural
 from hessarray.load.keras_activations import ACTIVATION_LAYERS, activated
+from hessarray.load.keras_attention import ATTENTION_LAYERS
 from hessarray.load.keras_config import (
     Config,
     Rule,
@@ -187,6 +188,7 @@ SpatialDropout1D SpatialDropout2D""".split()
 LAYERS: dict[str, Rule] = {
     "Dense": Rule(_dense, _kernel),
     **ACTIVATION_LAYERS,
+    **ATTENTION_LAYERS,
     **WINDOW_LAYERS,
     "BatchNormalization": Rule(
         _batch_norm, lambda config: _scale_and_center(config) + "~moving_mean ~moving_variance"

@@ -11,7 +11,13 @@ from hessarray.errors import LoadError
 from hessarray.load.keras_activations import activated
 from hessarray.load.keras_config import Config, Rule, Weights, room, whole, wholes
 from hessarray.load.limits import shown
-from hessarray.load.windows import average_pool, convolve, max_pool, window_sources
+from hessarray.load.windows import (
+    average_pool,
+    convolve,
+    max_pool,
+    transposed_sources,
+    window_sources,
+)
 
 __all__ = ["WINDOW_LAYERS"]
 
@@ -67,6 +73,46 @@ def _convolution(xp: Any, x: Any, config: Config, w: Weights) -> Any:
     if "bias" in w:
         z = z + xp.reshape(w["bias"], (-1, 1))
     return activated(xp, _back(xp, z, out, last), config.get("activation"))
+
+
+def _transposed(xp: Any, x: Any, config: Config, w: Weights) -> Any:
+    """Each entry of x writes a window; what lies outside of the result is cut off."""
+    kernel = w["kernel"]  # (*kernel, channels out, channels in)
+    axes = len(kernel.shape) - 2
+    u, last = _channels_first(xp, x, config)
+    sources, out = _transposed_frame(u.shape[2:], config, kernel.shape[:axes])
+    weight = xp.permute_dims(kernel, (axes, axes + 1, *range(axes)))
+    z = convolve(xp, u, weight, sources)
+    if "bias" in w:
+        z = z + xp.reshape(w["bias"], (-1, 1))
+    return activated(xp, _back(xp, z, out, last), config.get("activation"))
+
+
+def _transposed_frame(
+    space: Sequence[int], config: Config, kernel: Sequence[int]
+) -> tuple[Any, list[int]]:
+    """Sources of a transposed convolution, and its lengths, as on TensorFlow and JAX."""
+    count = len(space)
+    s, d = (wholes(config, k, count, 1) for k in ("strides", "dilation_rate"))
+    extra: Any = config.get("output_padding")
+    extra = [None] * count if extra is None else wholes(config, "output_padding", count, least=0)
+    padding = config.get("padding", "valid")
+    if padding not in ("valid", "same"):
+        raise LoadError(f"padding={shown(padding)}, valid or same is expected")
+    before, out = [], []
+    for n, k, step, dilation, more in zip(space, kernel, s, d, extra, strict=True):
+        reach = dilation * (k - 1) + 1
+        if padding == "valid":
+            left = reach - 1
+            total = left + reach - 1 + (max(step - reach, 0) if more is None else more)
+        else:
+            total = step + reach - 2 if more is None else reach + reach % 2 - 2 + more
+            left = min(total - total // 2, reach - 1)
+        before.append(reach - 1 - left)
+        out.append((n - 1) * step + total - reach + 2)
+    if min(out) < 1:
+        raise LoadError(f"its output would have lengths {out}")
+    return transposed_sources(space, out, kernel, s, before, d), out
 
 
 def _depthwise(xp: Any, x: Any, config: Config, w: Weights) -> Any:
@@ -165,6 +211,7 @@ def _kernel(config: Config) -> str:
 
 WINDOW_LAYERS: dict[str, Rule] = {
     **{f"Conv{k}D": Rule(_convolution, _kernel) for k in (1, 2, 3)},
+    **{f"Conv{k}DTranspose": Rule(_transposed, _kernel) for k in (1, 2, 3)},
     **{f"DepthwiseConv{k}D": Rule(_depthwise, _kernel) for k in (1, 2)},
     **{f"AveragePooling{k}D": _pool(k, largest=False) for k in (1, 2, 3)},
     **{f"MaxPooling{k}D": _pool(k, largest=True) for k in (1, 2, 3)},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from hessarray.errors import LoadError
 from hessarray.function import Function
@@ -13,13 +13,14 @@ from hessarray.load.limits import shown
 
 __all__ = ["filled"]
 
+F = TypeVar("F", bound=Function)
 Names = dict[str, str]
 
 # torch and flax: what they call a Dense layer's arrays, and whether they store (out, in).
 _ALIASES = {"weight": ("K", True), "kernel": ("K", False), "bias": ("b", False)}
 
 
-def filled(network: Any, arrays: Mapping[str, Any], path: str) -> Function:
+def filled(network: F, arrays: Mapping[str, Any], path: str) -> F:
     """A copy of the network, or any function, with these arrays as its parameters.
 
     Names are those of ``network.parameters()``, or those of torch, flax or hessQuik: one group of

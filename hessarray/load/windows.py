@@ -102,7 +102,8 @@ def _check_reads(out: Ints, kernel: Ints) -> None:
     reads = math.prod((*out, *kernel))
     if reads > _MAX_SOURCES:
         raise ValueError(
-            f"windows of {list(kernel)} read {reads:,} entries, at most {_MAX_SOURCES:,} are expected"
+            f"windows of {list(kernel)} read {reads:,} entries, at most {_MAX_SOURCES:,} are "
+            "expected"
         )
 
 
