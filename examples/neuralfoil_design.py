@@ -249,8 +249,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(str(error)) from None
 
     title = f"NeuralFoil {options.model_size}, Re = {options.re:,.0f}"
-    # Transition, which has kinks, is no output here.
-    warnings.simplefilter("ignore", ha.KinkWarning)
     problem.model.value_gradient_hessian(problem.start)  # traced and planned before any is timed
     before = -SCALE * float(problem.model.value(problem.start)[0])
     print(f"{title}: NACA {options.airfoil} at {problem.start[ALPHA]:.2f} deg has {before:.2f}\n")

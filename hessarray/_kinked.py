@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 from hessarray.errors import KinkWarning
 from hessarray.graph import where as places
 from hessarray.graph.node import (
@@ -35,6 +37,8 @@ from hessarray.graph.node import (
 
 __all__ = ["JUMPS", "comparisons", "kink_name", "kinked_nodes", "warn_of_kinks"]
 
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
 # Piecewise constant with infinitely many jumps, so without a list of kinks.
 JUMPS = ("floor", "ceil", "round", "trunc")
 _COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
@@ -42,21 +46,69 @@ _LINEAR = (Add, Broadcast, Concat, Einsum, Flip, Pad, Reshape, Slice, Take)
 
 
 def kinked_nodes(outputs: Sequence[Node]) -> list[Node]:
-    """The kinked nodes that the outputs depend on, in the order of evaluation."""
-    found: dict[int, Node] = {}
-    seen: set[int] = set()
-    stack = list(outputs)
-    while stack:
-        node = stack.pop()
-        if id(node) in seen or node.level < SAMPLE or isinstance(node.op, Frozen):
+    """The kinked nodes that the outputs depend on, in the order of evaluation.
+
+    What is cut away on the way to the outputs does not count: the entries that matter are followed
+    through slices and joints.
+    """
+    found: list[Node] = []
+    needed = {id(node): np.ones(node.shape, dtype=bool) for node in outputs}
+    for node in reversed(topological(list(outputs))):
+        entries = needed.pop(id(node), None)
+        if entries is None or not entries.any():
             continue
-        seen.add(id(node))
+        if node.level < SAMPLE or isinstance(node.op, Frozen):
+            continue
         if _is_kinked(node):
-            found[id(node)] = node
+            found.append(node)
         # What a condition or a piecewise constant is made of may bend: their values do not.
-        if not (isinstance(node.op, Elementwise) and node.op.function.s1 == 0.0):
-            stack += [a for a in node.args if not a.truth]
-    return [n for n in topological(list(outputs)) if id(n) in found]
+        if isinstance(node.op, Elementwise) and node.op.function.s1 == 0.0:
+            continue
+        for i, a in enumerate(node.args):
+            if not a.truth:
+                part = _entries(node, entries, i)
+                needed[id(a)] = needed[id(a)] | part if id(a) in needed else part
+    return found[::-1]
+
+
+def _entries(node: Node, entries: Mask, i: int) -> Mask:
+    """The entries of argument i that these entries of the node depend on."""
+    op, arg = node.op, node.args[i]
+    found = np.zeros(arg.shape, dtype=bool)
+    if isinstance(op, Slice):
+        found[(slice(None),) * op.axis + (slice(op.start, op.stop),)] = entries
+    elif isinstance(op, Take):
+        rows = np.moveaxis(found, op.axis, 0)
+        np.logical_or.at(rows, np.asarray(op.indices), np.moveaxis(entries, op.axis, 0))
+    elif isinstance(op, Concat):
+        start = sum(a.shape[op.axis] for a in node.args[:i])
+        found |= entries.take(range(start, start + arg.shape[op.axis]), axis=op.axis)
+    elif isinstance(op, Pad):
+        found |= entries.take(range(op.before, op.before + arg.shape[op.axis]), axis=op.axis)
+    elif isinstance(op, Flip):
+        found |= np.flip(entries, op.axis)
+    elif isinstance(op, Reshape):
+        found |= entries.reshape(arg.shape)
+    elif isinstance(op, Broadcast):
+        grown = tuple(k for k, n in enumerate(arg.shape) if n != entries.shape[k])
+        found |= entries.any(axis=grown, keepdims=True)
+    elif isinstance(op, Einsum):
+        term = op.inputs[i]
+        summed = tuple(k for k, c in enumerate(op.output) if c not in term)
+        kept = [c for c in op.output if c in term]
+        if len(set(term)) < len(term):  # a diagonal
+            found[...] = True
+        else:
+            axes = [kept.index(c) for c in term if c in kept]
+            left = np.transpose(entries.any(axis=summed), axes)
+            found |= left.reshape(
+                [n if c in kept else 1 for c, n in zip(term, arg.shape, strict=True)]
+            )
+    elif arg.shape == node.shape:
+        return entries
+    else:
+        found[...] = True
+    return found
 
 
 def _is_kinked(node: Node) -> bool:

@@ -86,6 +86,35 @@ def test_no_warning_for_smooth_functions(name: str) -> None:
         assert not warned(lambda: f.hessian(X))
 
 
+# Two halves of which the first bends: what is kept decides.
+KEPT: dict[str, Callable[[Any, Any, int], Any]] = {
+    "slice": lambda xp, both, half: both[half : half + 1],
+    "take": lambda xp, both, half: xp.take(both, xp.asarray(np.array([half, half])), axis=0),
+    "flip": lambda xp, both, half: xp.flip(both, axis=0)[1 - half],
+    "rows": lambda xp, both, half: xp.reshape(both, (2, 1))[half, ...],
+    "columns": lambda xp, both, half: xp.permute_dims(both[None, :], (1, 0))[half, 0],
+    "broadcast": lambda xp, both, half: xp.broadcast_to(both[:, None], (2, 3))[half, 1],
+    "scaled": lambda xp, both, half: (both * np.array([2.0, 3.0]) + 1.0)[half] ** 3,
+    "outer": lambda xp, both, half: (both[:, None] * both[half : half + 1])[half, 0],
+    "stack": lambda xp, both, half: xp.stack([both[0], both[1], both[0] * both[1]])[half],
+    "where": lambda xp, both, half: xp.where(both[half] > 0, xp.exp(both), both**2)[half],
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_bend_that_is_cut_away_does_not_count(name: str) -> None:
+    def make(half: int) -> Any:
+        def code(xp: Any, x: Any) -> Any:
+            return KEPT[name](xp, xp.concat([xp.abs(x[:1]), x[1:] ** 2]), half)
+
+        return function(code)
+
+    assert len(warned(lambda: make(0).hessian(X))) == 1
+    assert "abs" in ha.kinks(make(0), X).names
+    assert not warned(lambda: make(1).hessian(X))
+    assert "abs" not in ha.kinks(make(1), X).names
+
+
 @pytest.mark.parametrize("name", SECOND)
 def test_every_way_to_a_second_derivative_warns(name: str) -> None:
     f = function(BENT["abs"][0])

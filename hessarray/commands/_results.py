@@ -50,7 +50,7 @@ def check_format(path: Path | None, results: int, members: int) -> None:
     suffix = ".csv" if path is None else path.suffix
     if suffix not in (".npy", ".npz", ".csv"):
         raise OptionError(f"{path}: results of type '{suffix}': supported are .npy, .npz and .csv")
-    if suffix == ".npy" and results * members > 1:
+    if path is not None and suffix == ".npy" and results * members > 1:
         raise OptionError(
             f"{path}: {results * members} arrays do not fit into one .npy file: choose "
             f"{path.with_suffix('.npz').name}"
