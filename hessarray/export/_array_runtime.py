@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from hessarray.export._shapes_runtime import _product
+
 __all__: list[str] = []
 
 _Shape = tuple[int, ...]
@@ -101,25 +103,3 @@ def _chunk(n: int, bytes_per_sample: int, room: int) -> int:
     least = min(8, (24 << 20) // max(bytes_per_sample, 1))
     most = max(room // max(bytes_per_sample, 1), least, 1)
     return -(-n // -(-n // most))
-
-
-def _product(lengths: _Shape) -> int:
-    """The number of entries."""
-    size = 1
-    for length in lengths:
-        size *= length
-    return size
-
-
-def _blocks(found: Any, batch: _Shape, out: _Shape, times: int) -> Any:
-    """A gradient or Hessian with the inputs joined, as blocks: one for each input or pair."""
-    spans, start = [], 0
-    for shape in IN_SHAPES:
-        stop = start + _product(shape)
-        spans.append((shape, slice(start, stop)))
-        start = stop
-    if times == 1:
-        return tuple(found[:, i].reshape(batch + s + out) for s, i in spans)
-    return tuple(
-        tuple(found[:, i, k].reshape(batch + s + t + out) for t, k in spans) for s, i in spans
-    )

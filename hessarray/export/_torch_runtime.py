@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from hessarray.export._shapes_runtime import _product
+
 __all__: list[str] = []
 
 _Shape = tuple[int, ...]
@@ -87,25 +89,3 @@ def _directions(directions: Any, batch: _Shape, dtype: Any, device: Any) -> Any:
         a = a.to(dtype).expand(batch + shape)
         parts.append(a.reshape((_product(batch), _product(shape))))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-def _product(lengths: _Shape) -> int:
-    """The number of entries."""
-    size = 1
-    for length in lengths:
-        size *= length
-    return size
-
-
-def _blocks(found: Any, batch: _Shape, out: _Shape, times: int) -> Any:
-    """A gradient or Hessian with the inputs joined, as blocks: one for each input or pair."""
-    spans, start = [], 0
-    for shape in IN_SHAPES:
-        stop = start + _product(shape)
-        spans.append((shape, slice(start, stop)))
-        start = stop
-    if times == 1:
-        return tuple(found[:, i].reshape(batch + s + out) for s, i in spans)
-    return tuple(
-        tuple(found[:, i, k].reshape(batch + s + t + out) for t, k in spans) for s, i in spans
-    )

@@ -217,17 +217,21 @@ def _program(name: str, plan: Plan, library: str, store: Store, function: Functi
 
 
 def _runtime(library: str, several: bool) -> str:
-    """The text of the runtime file, from its first class on."""
-    name = f"hessarray.export._{'torch' if library == 'torch' else 'array'}_runtime"
-    spec: Any = find_spec(name)  # read, not imported: torch need not be installed here
-    text = str(spec.loader.get_source(name))
-    text = text[text.index("class _Program") :]
-    if not several:
-        text = text[: text.index("def _blocks")]
+    """The text of the library's runtime, and of what is the same on all of them."""
+    text = _source("torch" if library == "torch" else "array", "class _Program")
     if library == "cupy":
         text = re.sub(r"@np\.errstate.*\n", "", text)
         text = re.sub(r"\bnp\.", "cp.", text)
-    return text
+    shapes = _source("shapes", "def _product")
+    return f"{text}\n\n{shapes if several else shapes[: shapes.index('def _blocks')]}"
+
+
+def _source(kind: str, first: str) -> str:
+    """A runtime file from this line on."""
+    name = f"hessarray.export._{kind}_runtime"
+    spec: Any = find_spec(name)  # read, not imported: torch need not be installed here
+    text = str(spec.loader.get_source(name))
+    return text[text.index(first) :]
 
 
 def _specials(library: str, programs: str) -> str:
