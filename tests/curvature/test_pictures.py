@@ -85,6 +85,15 @@ def test_a_diagonal_of_blocks_and_a_plain_matrix() -> None:
     assert not plot_blocks(np.zeros((3, 3))).axes[0].lines
 
 
+def test_names_of_small_blocks_stand_apart() -> None:
+    names = {"K": 60, "b": 1, "w": 1, "L": 36, "mu": 1, "A": 1}
+    ticks = plot_blocks(np.eye(100), names).axes[0].get_xticks()
+    assert np.diff(ticks).min() >= 4.4
+    assert ticks[0] == 29.5
+    assert ticks[-1] <= 99.5
+    assert plot_blocks(np.eye(100), dict.fromkeys(map(str, range(100)), 1)).axes
+
+
 def test_axes_of_the_caller() -> None:
     figure = Figure()
     left, right = figure.subplots(1, 2)
