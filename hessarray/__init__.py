@@ -50,6 +50,14 @@ if TYPE_CHECKING:  # loaded when asked for, below
         check_laplacian,
         check_parameters,
     )
+    from hessarray.curvature import (
+        loss_hessian_dict,
+        loss_hessian_matrix,
+        loss_sharpness,
+        model_hessian_dict,
+        model_hessian_matrix,
+        model_sharpness,
+    )
     from hessarray.load.jax_trees import from_equinox, from_flax
     from hessarray.load.keras_file import from_keras
     from hessarray.load.onnx_model import from_onnx
@@ -117,6 +125,12 @@ __all__ = [
     "ipopt_problem",
     "kinks",
     "load",
+    "loss_hessian_dict",
+    "loss_hessian_matrix",
+    "loss_sharpness",
+    "model_hessian_dict",
+    "model_hessian_matrix",
+    "model_sharpness",
     "pyomo_model",
     "register_activation",
     "resnet",
@@ -126,15 +140,20 @@ __all__ = [
     "scipy_residuals",
 ]
 
-_SOLVERS = (  # of hessarray.solve
-    "casadi_function",
-    "hvp_operator",
-    "ipopt_problem",
-    "pyomo_model",
-    "scipy_constraint",
-    "scipy_objective",
-    "scipy_residuals",
-)
+# By the module that has them: loaded when they are asked for.
+_LATER = {
+    "check": "check_derivatives check_directions check_finite_differences check_laplacian "
+    "check_parameters",
+    "curvature": "loss_hessian_dict loss_hessian_matrix loss_sharpness model_hessian_dict "
+    "model_hessian_matrix model_sharpness",
+    "load.jax_trees": "from_equinox from_flax",
+    "load.keras_file": "from_keras",
+    "load.onnx_model": "from_onnx",
+    "load.sklearn_models": "from_sklearn",
+    "solve": "casadi_function hvp_operator ipopt_problem pyomo_model scipy_constraint "
+    "scipy_objective scipy_residuals",
+}
+_MODULES = {name: module for module, names in _LATER.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
@@ -142,28 +161,10 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("hessarray")
-    if name.startswith("check_") and name in __all__:
-        import hessarray.check
+    from importlib import import_module
 
-        return getattr(hessarray.check, name)
-    if name in ("from_equinox", "from_flax"):
-        from hessarray.load import jax_trees
-
-        return getattr(jax_trees, name)
-    if name == "from_keras":
-        from hessarray.load.keras_file import from_keras
-
-        return from_keras
-    if name == "from_onnx":
-        from hessarray.load.onnx_model import from_onnx
-
-        return from_onnx
-    if name == "from_sklearn":
-        from hessarray.load.sklearn_models import from_sklearn
-
-        return from_sklearn
-    if name in _SOLVERS:
-        import hessarray.solve
-
-        return getattr(hessarray.solve, name)
+    if name == "curvature":
+        return import_module("hessarray.curvature")
+    if name in _MODULES:
+        return getattr(import_module(f"hessarray.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'hessarray' has no attribute '{name}'")

@@ -84,6 +84,20 @@ class BlockSums:
         """The most numbers per sample that a sum over samples makes of the nodes at a time."""
         return max((self.rows(k) * self.rows(l) for k, l in self.products), default=0)
 
+    @property
+    def flops(self) -> int:
+        """Of the sums, for each sample."""
+        size = [z.size for z in self.inj.variables]
+        total = sum(self.nodes[name].size for name in self.single)
+        for k, l in self.products:
+            if f"H{k},{l}" in self.nodes:
+                pairs = self.rows(k) * self.rows(l) * size[k] * size[l]
+                total += pairs // 2 if k == l else 2 * pairs
+            for second in self.second.get((k, l), ()):
+                columns = size[k] * (1 if second.diagonal else second.rows)
+                total += 2 * self.rows(k) * size[l] * columns
+        return total
+
     def _nodes(self, single: Sequence[tuple[Entry, Entry]]) -> dict[str, Node]:
         nodes: dict[str, Node] = {}
         for k, l in self.products:

@@ -69,16 +69,16 @@ def gather(
     if target is None:
         raise OptionError("a loss needs a target: pass target=")
     t = _target(target, backend, flat[0])
-    kind = tuple(map(int, t.shape))
-    if kind[: len(batch)] != batch:
+    got = tuple(map(int, t.shape))
+    if got[: len(batch)] != batch:
         raise ShapeError(
-            f"target has shape {kind}, the inputs' batch is {batch}: one target for each sample"
+            f"target has shape {got}, the inputs' batch is {batch}: one target for each sample"
         )
-    one = kind[len(batch) :]
+    one = got[len(batch) :]
     expected = _expected(loss, model.out_shape)
     if expected and one not in expected:
         shown = " or ".join(str((*batch, *s)) for s in expected)
-        raise ShapeError(f"target has shape {kind}, {shown} is expected, as the model's output is")
+        raise ShapeError(f"target has shape {got}, {shown} is expected, as the model's output is")
     return Data(backend, (*flat, backend.xp.reshape(t, (n, *one))), n, batch, one)
 
 
@@ -133,6 +133,15 @@ class Options:
         if self.accumulate not in (*DTYPES, None):
             raise OptionError(f"accumulate={self.accumulate!r}: use 'float64' or 'float32'")
 
+    def piece(self, per_sample: int, n: int, held: int) -> int:
+        """Samples at a time, of so many bytes each."""
+        room = _PIECE
+        if self.memory_limit is not None:  # half of it for what the programs hold
+            room = min(room, max((self.memory_limit - held) // 2, per_sample))
+        most = min(max(room // per_sample, 1), max(n, 1))
+        # Of the same length: the program would be made once more for a short last one.
+        return -(-n // -(-n // most)) if n else 1
+
     def pieces(
         self,
         samples: Samples,
@@ -148,12 +157,7 @@ class Options:
         if not samples.nodes:
             return
         per_sample = max((samples.entries + extra) * data.itemsize, 1)
-        room = _PIECE
-        if self.memory_limit is not None:
-            room = min(room, max((self.memory_limit - held) // 2, per_sample))
-        size = min(max(room // per_sample, 1), max(data.n, 1))
-        # Pieces of the same length: one more plan would be made for a short last one.
-        size = -(-data.n // -(-data.n // size)) if data.n else 1
+        size = self.piece(per_sample, data.n, held)
         report = progress_callback(self.progress, data.n)
         for start in range(0, data.n, size):
             part = [a[start : start + size, ...] for a in data.arrays]
@@ -163,10 +167,13 @@ class Options:
             if report is not None:
                 report(start + count)
 
-    def whole(self, samples: Samples, data: Data) -> dict[str, Any]:
+    def whole(
+        self, samples: Samples, data: Data, seeds: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """What ``samples`` gives for all samples at once."""
         return samples(
             data.arrays,
+            seeds,
             memory_limit=self.memory_limit,
             threads=self.threads,
             progress=self.progress,

@@ -50,6 +50,14 @@ class OuterSums:
             name = f"S{len(self.single)}"
             self.nodes[name], self.single[name] = node, e
 
+    @property
+    def flops(self) -> int:
+        """Of the sums, for each sample."""
+        dense = sum(
+            2 * self.nodes[f"u{k}"].size * self.nodes[f"G{k}"].shape[-1] for k in self.dense
+        )
+        return dense + sum(self.nodes[name].size for name in self.single)
+
     def summed(self, xp: Any, found: Mapping[str, Any]) -> dict[int, Any]:
         """(psi) for these samples."""
         sums: dict[int, Any] = {}

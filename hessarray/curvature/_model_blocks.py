@@ -10,7 +10,7 @@ from typing import Any
 from hessarray.curvature._composed import Composition
 from hessarray.curvature._data import Data, Options
 from hessarray.curvature._problem import Problem
-from hessarray.curvature._totals import Pair, parameters_at
+from hessarray.curvature._totals import Pair, check_memory, parameters_at
 from hessarray.graph.node import Node
 from hessarray.plan.injection import Entry
 from hessarray.plan.parameters import HessianForm, block, gradient_of
@@ -22,6 +22,7 @@ def model_blocks(task: Problem, pairs: Sequence[Pair], data: Data, how: Options)
     """(n, m, theta, theta') for these pairs of names and their mirror images."""
     form = task.form("hessian")
     assert isinstance(form, HessianForm)
+    check_memory(task, pairs, data, how, each=data.n * form.m[0])
     inj = form.inj
     made = task.compositions("hessian")
     own = set(pairs) | {(b, a) for a, b in pairs}

@@ -138,10 +138,11 @@ class Problem:
 
     def compositions(self, kind: str) -> list[Composition]:
         """How each psi of the form is made of the parameters."""
-        return self.kept(
+        found: list[Composition] = self.kept(
             ("compositions", kind),
             lambda: compositions(self.injected(kind), self.names, self.shapes),
         )
+        return found
 
     def kept(self, key: Any, make: Callable[[], Any]) -> Any:
         """What ``make`` returned the first time."""
@@ -154,9 +155,10 @@ class Problem:
 
     def samples(self, key: Any, nodes: Mapping[str, Node], builder: Builder) -> Samples:
         """The program for these nodes, made once."""
-        return self.kept(
+        found: Samples = self.kept(
             ("program", key), lambda: Samples(self.model, builder, nodes, self.in_shapes)
         )
+        return found
 
 
 def _traced(

@@ -16,10 +16,23 @@ from hessarray.curvature._data import Data, Options
 from hessarray.curvature._gradients import OuterSums, gradient_sums
 from hessarray.curvature._numpy_sums import NumpySums
 from hessarray.curvature._problem import Problem
+from hessarray.curvature._samples import Samples
 from hessarray.curvature._sums import FunctionalSums
+from hessarray.errors import MemoryLimitError
 from hessarray.plan.parameters import HessianForm
 
-__all__ = ["Totals", "outer_totals", "parameters_at", "psi_gradients", "pulled_totals", "totals"]
+__all__ = [
+    "Pair",
+    "Totals",
+    "block_sums",
+    "check_memory",
+    "outer_totals",
+    "parameters_at",
+    "psi_gradients",
+    "pulled_totals",
+    "result_bytes",
+    "totals",
+]
 
 Pair = tuple[str, str]
 
@@ -46,35 +59,72 @@ def totals(
     task: Problem, kind: str, pairs: Sequence[Pair], data: Data, how: Options, scale: float
 ) -> Totals:
     """Blocks for these pairs of names, and for their mirror images."""
-    inj = task.injected(kind)
+    check_memory(task, pairs, data, how)
     made = task.compositions(kind)
-    own = set(pairs) | {(b, a) for a, b in pairs}
-    wanted = sorted(
-        {
-            (i, j)
-            for i, c in enumerate(made)
-            for j, d in enumerate(made)
-            if i <= j and any((a, b) in own for a in c.names for b in d.names)
-        }
-    )
-    what = task.kept(("blocks", kind, tuple(wanted)), lambda: BlockSums(task, kind, wanted))
-    samples = task.samples(("blocks", kind, tuple(wanted)), what.nodes, inj.builder)
+    what, samples = block_sums(task, kind, pairs)
+    wanted = what.wanted
     plain = all(c.plain for c in made)
     result = _allocated(task, pairs, data, how) if plain else Totals({})
     in_place = data.backend.name == "numpy"
     sums: Any
     if in_place:
-        into = _places(made, result, wanted, data, how, plain)
+        into = _places(made, result, sorted(wanted), data, how, plain)
         sums = NumpySums(what, into, how.threads)
     else:
         sums = FunctionalSums(what, data.xp, how.accumulate)
     seeds = {"scale": np.asarray(scale)}
-    for _, found in how.pieces(samples, data, extra=what.made, seeds=seeds):
+    held = result_bytes(task, pairs, data, how)
+    for _, found in how.pieces(samples, data, what.made, seeds, held):
         sums.add(found)
     if in_place and plain:
         return result
     blocks = into if in_place else _both(data.xp, sums.blocks(), made)
     return _composed(task, kind, made, blocks, pairs, data, how, scale)
+
+
+def block_sums(task: Problem, kind: str, pairs: Sequence[Pair]) -> tuple[BlockSums, Samples]:
+    """What to add up for these pairs, and the program for each sample."""
+    made = task.compositions(kind)
+    own = set(pairs) | {(b, a) for a, b in pairs}
+    wanted = tuple(
+        (i, j)
+        for i, c in enumerate(made)
+        for j, d in enumerate(made)
+        if i <= j and any((a, b) in own for a in c.names for b in d.names)
+    )
+    key = ("blocks", kind, wanted)
+    what = task.kept(key, lambda: BlockSums(task, kind, wanted))
+    return what, task.samples(key, what.nodes, what.inj.builder)
+
+
+def result_bytes(
+    task: Problem, pairs: Sequence[Pair], data: Data, how: Options, each: int = 1
+) -> int:
+    """Of all blocks and their mirror images; ``each`` is how many there are of every block."""
+    own = set(pairs) | {(b, a) for a, b in pairs}
+    size = {k: math.prod(s) for k, s in task.shapes.items()}
+    itemsize = 8 if how.accumulate == "float64" else data.itemsize
+    return sum(size[a] * size[b] for a, b in own) * itemsize * each
+
+
+def check_memory(
+    task: Problem, pairs: Sequence[Pair], data: Data, how: Options, each: int = 1
+) -> None:
+    """Before anything is allocated: the bytes of the result against the limit."""
+    limit = how.memory_limit if how.memory_limit is not None else data.backend.memory()
+    needed = result_bytes(task, pairs, data, how, each)
+    if limit is not None and needed > limit:
+        count = sum(math.prod(task.shapes[k]) for k in task.names)
+        instead = (
+            "name fewer parameters in params=, pass diagonal_only=True, or fewer samples at a time"
+            if task.loss is None
+            else "loss_hessian_operator multiplies with it without forming it, "
+            "loss_hessian_diagonal gives its diagonal, params= and diagonal_only=True fewer blocks"
+        )
+        raise MemoryLimitError(
+            f"second derivatives of {count:,} parameters would take {needed:,} bytes, the limit is "
+            f"{limit:,}: {instead}"
+        )
 
 
 # ---- NumPy: where sums are written ---------------------------------------------------------------

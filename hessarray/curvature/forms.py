@@ -26,6 +26,7 @@ from hessarray.curvature._reduction import scale_of
 from hessarray.curvature._totals import outer_totals, totals
 from hessarray.errors import OptionError
 from hessarray.function import Function
+from hessarray.graph.node import Node
 from hessarray.plan.parameters import joined
 
 __all__ = [
@@ -183,7 +184,7 @@ def kfac_factors(
                 "factors for it; leave it out of params, or take gauss_newton_dict"
             )
         layers.setdefault(e.variable, []).append(e)
-    nodes = {}
+    nodes: dict[str, Node] = {}
     for k, entries in layers.items():
         middle = form.pair(k, k)
         if middle is not None:

@@ -132,7 +132,7 @@ def loss_hessian_operator(
     >>> net = ha.fully_connected([3, 8, 2], act="tanh")
     >>> x, t = np.random.default_rng(0).random((2, 40, 3))
     >>> H = loss_hessian_operator(net, "mse", x, t[:, :2])
-    >>> top = eigsh(H, k=1, return_eigenvectors=False)
+    >>> top = eigsh(H, k=1, which="LA", return_eigenvectors=False)
     >>> matrix = loss_hessian_matrix(net, "mse", x, t[:, :2])
     >>> bool(np.isclose(top[0], np.linalg.eigvalsh(matrix)[-1]))
     True

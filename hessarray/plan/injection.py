@@ -154,7 +154,7 @@ def _terms(node: Node, i: int) -> _Terms | None:
     op, psi = node.op, node.args[i]
     if isinstance(op, Add):
         z = LETTERS[: len(node.shape)]
-        return _Terms(*_grown(psi, z), z=z, scale=op.coefficients[i])  # type: ignore[misc]
+        return _Terms(*_grown(psi, z), z=z, scale=op.coefficients[i])
     if not isinstance(op, Einsum) or len(set(op.inputs[i])) < len(op.inputs[i]):
         return None
     others = [(t, a) for k, (t, a) in enumerate(zip(op.inputs, node.args, strict=True)) if k != i]
