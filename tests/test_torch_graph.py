@@ -260,6 +260,11 @@ MODULES: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
         (1, 3, 2, 1),
     ),
     "upsampled": (lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Tanh()), (1, 3)),
+    "upsampled images": (lambda: nn.Sequential(nn.Tanh(), nn.Upsample(size=(3, 4))), (1, 2, 2)),
+    "interpolated": (
+        lambda: nn.Sequential(nn.Tanh(), nn.Upsample(scale_factor=2, mode="bilinear")),
+        (1, 2, 2),
+    ),
     "PReLU": (lambda: nn.Sequential(nn.Linear(3, 4), nn.PReLU(4)), (3,)),
     "GLU": (lambda: nn.Sequential(nn.Linear(3, 4), nn.GLU()), (3,)),
     "Softmax": (lambda: nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=-1)), (3,)),
@@ -343,6 +348,7 @@ CODE: dict[str, Callable[[Any], Any]] = {
     "shapes": lambda z: z.view(-1, 2, 2).transpose(1, 2).flatten(1).unsqueeze(2).squeeze(2).tanh(),
     "repeated": lambda z: z.repeat(1, 2) * z[:, :, None].expand(-1, -1, 2).reshape(-1, 8),
     "indexed": lambda z: z[:, [2, 0]] * z[:, torch.tensor([1, 1])] + z.index_select(1, PAIR),
+    "put": lambda z: z.new_zeros(len(z), 6).index_copy(1, torch.tensor([0, 2, 3, 5]), z) ** 2,
     "gathered": lambda z: z * z.gather(1, torch.tensor([[3, 2, 1, 0]]).expand(z.shape[0], -1)),
     "rolled": lambda z: z.roll(1, 1) * z.flip(1) + torch.roll(z, (2,), (1,)),
     "padded": lambda z: F.pad(z * z, (1, 2), value=0.5)[:, 1:6] * F.pad(z, (0, 1)),
@@ -411,6 +417,28 @@ def test_parameters_have_torchs_names_and_can_be_replaced() -> None:
     x = normal(3, 5, 3)
     f.load_parameters({k: p.detach().numpy() for k, p in module.named_parameters()})
     assert_close(f.value(x), module(torch.asarray(x)).detach().numpy(), 1e-13, oracle="torch")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "names"),
+    [
+        (lambda y: (y, y.prod(-1)), ("output0", "output1")),
+        (lambda y: [y, y[:, :, None] * y[:, None]], ("output0", "output1")),
+        (lambda y: {"lift": y, "drag": y.sum(-1, keepdim=True)}, ("lift", "drag")),
+        (lambda y: (y, None), None),
+        (lambda y: {"only": y}, None),
+    ],
+)
+def test_several_outputs(outputs: Any, names: Any) -> None:
+    module = Code(lambda z: outputs(torch.tanh(z)))
+    x = normal(4, 5, 4)
+    f = ha.from_torch(module, x)
+    assert f.output_names == names
+    found = module(torch.asarray(x))
+    found = found.values() if isinstance(found, dict) else [v for v in found if v is not None]
+    want = torch.cat([v.reshape(5, -1) for v in found], 1).detach().numpy()
+    assert_close(f.value(x), want, 1e-14, oracle="torch")
+    assert ha.check_derivatives(f, x)
 
 
 def test_several_inputs() -> None:
@@ -542,8 +570,20 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "sequence first": (lambda: nn.TransformerEncoderLayer(4, 2, 6).eval(), MIXES),
     "one number": (code(lambda z: z.sum()), r"^Code returns shape \(\) for 3 samples"),
     "samples last": (code(lambda z: z.T), r"^Code returns shape \(4, 3\) for 3 samples"),
-    "two outputs": (code(lambda z: (z, z * z)), "^Code returns 2 values, one tensor is expected"),
-    "no tensor": (code(lambda z: {"z": z}), "^Code returns 1 values, one tensor is expected"),
+    "no tensor": (code(lambda z: (z, 3)), "^Code returns int among its results: one tensor, or a "),
+    "tuples in tuples": (code(lambda z: (z, (z, z))), "^Code returns tuple among its results"),
+    "nothing": (code(lambda z: None), "^Code returns nothing: one tensor, or a tuple or dict of"),
+    "outputs without samples": (
+        code(lambda z: (z, torch.ones(2))), r"^Code returns shape \(2,\) for 3 samples, which"
+    ),
+    "indices": (
+        code(lambda z: z.max(-1)), "^Code returns 'output1' of dtype int64, which has no derivative"
+    ),
+    "outputs that mix": (code(lambda z: (z, z - z.mean(0))), f"^Code {MIXES}"),
+    "put twice": (
+        code(lambda z: z.index_add(1, torch.tensor([0, 0]), z[:, :2])),
+        "accumulate=True is not supported|index_add is not supported",
+    ),
     "a branch on values": (
         code(lambda z: z if z.sum() > 0 else -z),
         "^Code (cannot be traced by torch.export|mixes samples)",

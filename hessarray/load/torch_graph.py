@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import operator
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +12,18 @@ import numpy as np
 from hessarray.errors import LoadError
 from hessarray.function import Function
 from hessarray.load.limits import shown
+from hessarray.load.steps import Ref, joined, references, resolved
+from hessarray.load.torch_export import (
+    called,
+    check_mode,
+    check_samples,
+    exported,
+    floating,
+    name_of,
+    named_tensors,
+    nearby,
+    quiet,
+)
 from hessarray.load.torch_operators import OPERATORS
 
 __all__ = ["from_torch_graph"]
@@ -34,25 +44,18 @@ def from_torch_graph(module: Any, examples: tuple[Any, ...]) -> Function:
     import torch
 
     place = type(module).__name__
-    examples = _floating(torch, module, examples, place)
-    _check_mode(torch, module, place)
-    with _quiet(torch):
-        shape = _check_samples(torch, module, examples, place)
-        program = _exported(torch, module, examples, place)
+    examples = floating(torch, module, examples, place)
+    check_mode(torch, module, place)
+    with quiet(torch):
+        shape = check_samples(torch, module, examples, place)
+        program = exported(torch, module, examples, place)
         graph, params = _Reader(torch, place).read(program, shape)
     function = Function(graph, [tuple(x.shape[1:]) for x in examples], params)
-    _compare(torch, module, function, examples, place)
+    function.output_names = _compare(torch, module, function, examples, place)
     return function
 
 
 # ---- what is computed ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Ref:
-    """The value of this name, in the arguments of a step."""
-
-    name: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class _Graph:
     params: Mapping[str, str]  # placeholder to name
     constants: Mapping[str, Any]
     steps: tuple[_Step, ...]
-    output: str
+    outputs: tuple[str, ...]
     shape: tuple[int, ...]
 
     def __call__(self, *arrays: Any) -> Any:
@@ -84,26 +87,16 @@ class _Graph:
         values |= {k: params[name] for k, name in self.params.items()}
         values |= {k: xp.expand_dims(x, axis=0) for k, x in zip(self.inputs, xs, strict=True)}
         for step in self.steps:
-            args, options = _resolved(step.args, values), _resolved(step.options, values)
+            args, options = resolved(step.args, values), resolved(step.options, values)
             try:
                 values[step.name] = _run(xp, step.operator, args, options)
             except (LoadError, TypeError, ValueError, IndexError) as error:
                 raise LoadError(f"{step.place}: {step.operator}: {shown(error)}") from None
-        return xp.reshape(values[self.output], self.shape)
+        return xp.reshape(joined(xp, [values[k] for k in self.outputs]), self.shape)
 
 
 def _run(xp: Any, name: str, args: Any, options: Any) -> Any:
     return args[0][args[1]] if name == "getitem" else OPERATORS[name](xp, *args, **options)
-
-
-def _resolved(tree: Any, values: Mapping[str, Any]) -> Any:
-    if isinstance(tree, _Ref):
-        return values[tree.name]
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(_resolved(t, values) for t in tree)
-    if isinstance(tree, dict):
-        return {k: _resolved(t, values) for k, t in tree.items()}
-    return tree
 
 
 # ---- from torch's graph --------------------------------------------------------------------
@@ -128,11 +121,12 @@ class _Reader:
         for node in program.graph.nodes:
             if node.op == "call_function":
                 self._node(node)
-        output = self._output(program)
-        used = {r.name for s in self.steps for r in _references((s.args, s.options))} | {output}
+        outputs = _outputs(program)
+        used = {r.name for s in self.steps for r in references((s.args, s.options))}
+        used.update(outputs)
         inputs = tuple(s.arg.name for s in signature.input_specs if s.kind.name == "USER_INPUT")
         constants = {k: _numpy(v) for k, v in self.constants.items() if k in used}
-        graph = _Graph(inputs, params, constants, tuple(self.steps), output, shape)
+        graph = _Graph(inputs, params, constants, tuple(self.steps), outputs, shape)
         return graph, arrays
 
     def _parameters(self, program: Any) -> tuple[dict[str, str], dict[str, Any]]:
@@ -158,7 +152,7 @@ class _Reader:
         if target is operator.getitem:
             name = "getitem"
         elif hasattr(target, "_schema"):
-            name = _name(target)
+            name = name_of(target)
         else:
             raise LoadError(f"{self._where(node)}: {shown(target)} is not supported")
         if name.startswith(("_assert_", "sym_constrain_")):
@@ -185,7 +179,7 @@ class _Reader:
     def _plain(self, tree: Any) -> Any:
         """Arguments without torch: references, numbers, names of dtypes."""
         if isinstance(tree, self.torch.fx.Node):
-            return _Ref(tree.name)
+            return Ref(tree.name)
         if isinstance(tree, (list, tuple)):
             return tuple(self._plain(t) for t in tree)
         if isinstance(tree, dict):
@@ -193,16 +187,6 @@ class _Reader:
         if isinstance(tree, self.torch.dtype):
             return str(tree).removeprefix("torch.")
         return tree
-
-    def _output(self, program: Any) -> str:
-        specs = program.graph_signature.output_specs
-        names = [s.arg.name for s in specs if type(s.arg).__name__ == "TensorArgument"]
-        if len(names) != 1:
-            raise LoadError(
-                f"{self.place} returns {len(names)} tensors, one is expected: wrap it in a module "
-                "that returns one of them, or joins them"
-            )
-        return str(names[0])
 
     def _where(self, node: Any) -> str:
         """Path of the submodule that calls the operator."""
@@ -214,21 +198,9 @@ class _Reader:
 _IGNORED = ("memory_format", "layout", "device", "pin_memory", "non_blocking", "copy")
 
 
-def _name(target: Any) -> str:
-    """Row of the table: with the overload where the table has it."""
-    packet, _, overload = target.name().removeprefix("aten::").partition(".")
-    full = f"{packet}.{overload}"
-    return full if full in OPERATORS else str(packet)
-
-
-def _references(tree: Any) -> Iterator[_Ref]:
-    if isinstance(tree, _Ref):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for t in tree:
-            yield from _references(t)
-    elif isinstance(tree, dict):
-        yield from _references(tuple(tree.values()))
+def _outputs(program: Any) -> tuple[str, ...]:
+    specs = program.graph_signature.output_specs
+    return tuple(s.arg.name for s in specs if type(s.arg).__name__ == "TensorArgument")
 
 
 def _references_of(tree: Any, constants: Mapping[str, Any]) -> Any:
@@ -253,161 +225,17 @@ def _weights(tensor: Any, place: str, name: str) -> Any:
     return tensor.detach().cpu().numpy()
 
 
-# ---- torch's part --------------------------------------------------------------------------
-
-
-@contextmanager
-def _quiet(torch: Any) -> Iterator[None]:
-    """No fused transformer kernels, which export cannot take apart; no deprecations of torch's."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def _floating(torch: Any, module: Any, examples: tuple[Any, ...], place: str) -> tuple[Any, ...]:
-    """The examples as tensors in the module's dtype and on its device."""
-    tensors = [*module.parameters(), *module.buffers()]
-    like = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
-    if any(t.is_meta for t in tensors):
-        raise LoadError(f"{place}: weights on the device 'meta' have no values")
-    if str(like.dtype) not in ("torch.float32", "torch.float64"):
-        dtype = str(like.dtype).removeprefix("torch.")
-        raise LoadError(f"{place}: weights of dtype {dtype}, float32 or float64 is expected")
-    found = []
-    for example in examples:
-        x = torch.as_tensor(example).detach()
-        if not x.is_floating_point():
-            raise LoadError(
-                f"{place}: the example has dtype {str(x.dtype).removeprefix('torch.')}, floating "
-                "numbers are expected: whole numbers have no derivative"
-            )
-        if x.ndim < 1 or not x.numel():
-            raise LoadError(
-                f"{place}: the example has shape {tuple(x.shape)}, a batch of one or more samples "
-                "(n, ...) is expected"
-            )
-        found.append(x.to(dtype=like.dtype, device=like.device))
-    return tuple(found)
-
-
-def _check_mode(torch: Any, module: Any, place: str) -> None:
-    nn = torch.nn.modules
-    random = (nn.dropout._DropoutNd, nn.batchnorm._BatchNorm, nn.RReLU)
-    for name, m in module.named_modules():
-        if m.training and isinstance(m, random):
-            raise LoadError(
-                f"{place}{'.' * bool(name)}{name}: {type(m).__name__} is in training mode, where "
-                "it mixes samples or is random: call module.eval() first"
-            )
-
-
-def _check_samples(
-    torch: Any, module: Any, examples: tuple[Any, ...], place: str
-) -> tuple[int, ...]:
-    """One sample's shape of the output; a sample's result must not depend on the others.
-
-    A sample of NaN spoils what it takes part in, whatever the weights; what is chosen by
-    comparisons, which NaN passes through, shows where samples are evaluated alone.
-    """
-    batch = _samples(torch, examples, 3)
-    try:
-        with torch.no_grad():
-            together = _one(module(*batch), place)
-            alone = [_one(module(*(x[i : i + 1] for x in batch)), place) for i in range(3)]
-            spoilt = tuple(x.clone() for x in batch)
-            for x in spoilt:
-                x[1] = torch.nan
-            beside = _one(module(*spoilt), place)
-    except LoadError:
-        raise
-    except Exception as error:  # the module's own code may raise anything
-        shapes = " and ".join(str(tuple(x.shape)) for x in batch)
-        raise LoadError(f"{place} fails on inputs of shape {shapes}: {shown(error)}") from None
-    if together.shape[:1] != (3,):
-        raise LoadError(
-            f"{place} returns shape {tuple(together.shape)} for 3 samples, which must be on the "
-            "first axis"
-        )
-    tolerance = 1e-3 if together.dtype == torch.float32 else 1e-9
-    scale = torch.nan_to_num(together).abs().max() if together.numel() else 0.0
-    for i in (0, 1, 2):
-        same = alone[i].numel() == together[i].numel() and torch.allclose(
-            alone[i].reshape(together[i].shape),
-            together[i],
-            tolerance,
-            tolerance * float(scale),
-            equal_nan=True,
-        )
-        apart = i == 1 or torch.allclose(
-            beside[i], together[i], tolerance, tolerance * float(scale), equal_nan=True
-        )
-        if not same or not apart:
-            raise LoadError(
-                f"{place} mixes samples, or is random: the result for one changes with the others "
-                "in the batch, so that it is no function of one sample"
-            )
-    return tuple(together.shape[1:])
-
-
-def _samples(torch: Any, examples: tuple[Any, ...], count: int) -> tuple[Any, ...]:
-    """Different samples near the first of the example, so that they stay in its domain."""
-    generator = torch.Generator().manual_seed(0)
-    found = []
-    for x in examples:
-        noise = torch.rand((count, *x.shape[1:]), generator=generator, dtype=x.dtype).to(x.device)
-        found.append(x[:1] * (1.0 + 0.1 * noise) + 0.01 * noise)
-    return tuple(found)
-
-
-def _one(output: Any, place: str) -> Any:
-    values = output if isinstance(output, (tuple, list)) else [output]
-    tensors = [v for v in values if v is not None]
-    if len(tensors) != 1 or not hasattr(tensors[0], "is_floating_point"):
-        raise LoadError(
-            f"{place} returns {len(tensors)} values, one tensor is expected: wrap it in a module "
-            "that returns one of them, or joins them"
-        )
-    return tensors[0]
-
-
-def _exported(torch: Any, module: Any, examples: tuple[Any, ...], place: str) -> Any:
-    if not hasattr(torch.export, "default_decompositions"):
-        raise LoadError(
-            f"tracing torch modules needs torch 2.6 or newer, this is {torch.__version__}"
-        )
-    try:
-        program = torch.export.export(module, _samples(torch, examples, 1))
-        if all(map(_known, program.graph.nodes)):
-            return program  # what follows takes torch a second, whatever the model
-        table = torch.export.default_decompositions()
-        for target in list(table):
-            if _name(target) in OPERATORS:
-                table.pop(target)
-        return program.run_decompositions(table)
-    except Exception as error:
-        raise LoadError(f"{place} cannot be traced by torch.export: {shown(error)}") from None
-
-
-def _known(node: Any) -> bool:
-    """Whether the table has the operator as it is; one that writes into its argument it has not."""
-    if node.op != "call_function" or node.target is operator.getitem:
-        return True
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and not schema.is_mutable and _name(node.target) in OPERATORS
-
-
 def _compare(
     torch: Any, module: Any, function: Function, examples: tuple[Any, ...], place: str
-) -> None:
-    """Hooks and custom operators may do what a graph does not show: the values must be equal."""
-    batch = _samples(torch, examples, 3)
+) -> tuple[str, ...] | None:
+    """Hooks and custom operators may do what a graph does not show: the values must be equal.
+
+    Names of the outputs, if there are several.
+    """
+    batch = nearby(torch, examples, 3)
     with torch.no_grad():
-        want = _one(module(*batch), place).cpu().numpy()
+        want = called(torch, module, batch, place).cpu().numpy()
+        names = tuple(named_tensors(torch, module(*batch), place))
     got = function.value(*(x.cpu().numpy() for x in batch))
     scale = float(np.max(np.abs(np.nan_to_num(want)), initial=0.0))
     if not np.allclose(got, want, 1e-3, 1e-3 * scale, equal_nan=True):
@@ -415,3 +243,4 @@ def _compare(
             f"{place}: the traced graph computes other values than the module: remove hooks and "
             "branches that depend on the batch"
         )
+    return names if len(names) > 1 else None

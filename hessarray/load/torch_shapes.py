@@ -108,6 +108,15 @@ def _scattered(xp: Any, x: Any, source: Any, key: Any) -> Any:
     return xp.take(xp.concat(flat, axis=0), positions, axis=0)
 
 
+def _index_put(
+    xp: Any, x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False
+) -> Any:
+    if accumulate:
+        raise LoadError("index_put with accumulate=True is not supported: add the arrays instead")
+    key = tuple(slice(None) if i is None else _fixed(i) for i in indices)
+    return _scattered(xp, x, xp.broadcast_to(values, _positions(x)[key].shape), key)
+
+
 def _slice_scatter(
     xp: Any,
     x: Any,
@@ -170,6 +179,7 @@ SHAPES: dict[str, Callable[..., Any]] = {
     ),
     "constant_pad_nd": _pad,
     "index": _index,
+    "index_put": _index_put,
     "gather": _gather,
     "index_select": _index_select,
     "embedding": _embedding,
