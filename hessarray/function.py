@@ -100,6 +100,11 @@ class Function(Evaluation):
             self._store = {str(k): frozen(k, v) for k, v in params.items()}
         self._setup(sample_shapes(in_shape))
 
+    def __repr__(self) -> str:
+        shapes = self.in_shapes if len(self.in_shapes) > 1 else self.in_shapes[0]
+        count = sum(math.prod(a.shape) for a in self._parameters().values())
+        return f"{type(self).__name__}(in_shape={shapes}, {count:,} parameters)"
+
     # ---- what subclasses supply --------------------------------------------------------------
 
     def _parameters(self) -> dict[str, Any]:
@@ -403,6 +408,9 @@ class _DerivedFunction(Function):
         self._store = None
         self._setup(parent.in_shapes)
         self._pinned = parent._pinned
+
+    def __repr__(self) -> str:
+        return f"{self._parent!r}.{self._name}_function()"
 
     def _parameters(self) -> dict[str, Any]:
         return self._parent._parameters()

@@ -63,6 +63,11 @@ class Layer:
         self.in_features = self._width("in_features", in_features)
         self.out_features = self._width("out_features", out_features)
 
+    def __repr__(self) -> str:
+        # A subclass may be printed before it has called super().__init__.
+        sizes = (str(getattr(self, name, "?")) for name in ("in_features", "out_features"))
+        return f"{type(self).__name__}({', '.join(sizes)})"
+
     def _width(self, name: str, width: Any, least: int = 1) -> int:
         integer = isinstance(width, (int, np.integer)) and not isinstance(width, bool)
         if not integer or width < least:

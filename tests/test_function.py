@@ -744,3 +744,13 @@ def test_concatenated_conditions_stay_conditions():
     x = np.asarray([[1.0, 2.0, -3.0], [-1.0, -2.0, 3.0]])
     for _ in range(3):  # call by call, then recorded
         np.testing.assert_array_equal(f.value(x), [[1.0, -2.0, 9.0], [1.0, 4.0, -3.0]])
+
+
+def test_functions_and_layers_say_what_they_are() -> None:
+    f = ha.Function(lambda x, p: p["a"] * x, in_shape=(2,), params={"a": np.ones(2)})
+    assert repr(f) == "Function(in_shape=(2,), 2 parameters)"
+    assert repr(f.gradient_function()) == f"{f!r}.gradient_function()"
+    two = ha.Function(lambda x, y: x[0] * y, in_shape=((2,), (3,)))
+    assert repr(two) == "Function(in_shape=((2,), (3,)), 0 parameters)"
+    assert repr([ha.Dense(2, 3), ha.Scale([1.0], [2.0])]) == "[Dense(2, 3), Scale(1, 1)]"
+    assert repr(ha.Layer.__new__(ha.Layer)) == "Layer(?, ?)"

@@ -94,8 +94,6 @@ def _filled(title: str, text: str) -> list[str]:
 def _described(function: Function) -> str:
     """The network on one line of printable characters, not too long."""
     text = repr(function)
-    if text.startswith("<"):
-        text = f"a {type(function).__name__} of {len(function.parameters())} parameters"
     acts = dict.fromkeys(_activations(function))
     text = " ".join([*text.split(), *([f"with {', '.join(acts)}"] if acts else [])])
     return text if len(text) < 300 else f"{text[:300]}..."

@@ -176,7 +176,7 @@ def _turned(u: Any, order: Sequence[int], signs: Sequence[float]) -> Any:
 
 def _check_layer(where: str, layer: Any) -> None:
     if not hasattr(layer, "with_parameters") or isinstance(layer, type):
-        raise TypeError(
+        raise OptionError(
             f"{where} is {type(layer).__name__}: pass a network or a layer, such as Dense(3, 1)"
         )
 
