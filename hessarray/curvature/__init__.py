@@ -11,7 +11,7 @@ from hessarray.curvature.forms import (
     kfac_factors,
     loss_hessian_diagonal,
 )
-from hessarray.curvature.gradients import loss_gradient, loss_value
+from hessarray.curvature.gradients import loss_gradient, loss_value, model_gradient_dict
 from hessarray.curvature.hessians import (
     loss_hessian_dict,
     loss_hessian_matrix,
@@ -75,6 +75,7 @@ __all__ = [
     "loss_sharpness",
     "loss_value",
     "mixed_hessian_dict",
+    "model_gradient_dict",
     "model_hessian_dict",
     "model_hessian_matrix",
     "model_sharpness",

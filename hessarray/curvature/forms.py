@@ -195,8 +195,10 @@ def kfac_factors(
     seeds = {"scale": np.asarray(scale_of(task, data))}
     for _, found in how.pieces(samples, data, seeds=seeds):
         for name, a in found.items():
-            outer = xp.matmul(xp.permute_dims(a, (1, 0)), a) / n
-            part = outer if name[0] == "u" else xp.sum(a, axis=0)
+            if name[0] == "u":
+                part = xp.matmul(xp.permute_dims(a, (1, 0)), a) / n
+            else:
+                part = xp.sum(a, axis=0)
             sums[name] = sums[name] + part if name in sums else part
     return {
         tuple(form.inj.names(e.psi)[0] for e in entries): (sums[f"u{k}"], sums[f"S{k}"])
