@@ -8,6 +8,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from scipy.sparse.linalg import aslinearoperator
 
 from hessarray.curvature import diagonal, trace
@@ -197,10 +198,9 @@ def test_the_same_seed_gives_the_same_estimate() -> None:
 
 
 def test_operators_functions_and_sparse_arrays() -> None:
-    sparse = pytest.importorskip("scipy.sparse")
     A = general()
     expected = trace(A, samples=20)
-    for operator in (aslinearoperator(A), sparse.csr_array(A)):
+    for operator in (aslinearoperator(A), csr_array(A)):
         assert trace(operator, samples=20).value == pytest.approx(expected.value, rel=1e-12)
     by_vector = trace(lambda v: A @ v, samples=20, size=len(A))
     assert by_vector.value == pytest.approx(expected.value, rel=1e-12)
