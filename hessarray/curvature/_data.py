@@ -36,6 +36,12 @@ class Data:
     def xp(self) -> Any:
         return self.backend.xp
 
+    def zeros(self, shape: Shape, dtype: str | None = None) -> Any:
+        """Beside the arrays: in their library, on their device, in their dtype."""
+        backend, x = self.backend, self.arrays[0]
+        dtype = dtype or backend.dtype_name(x)
+        return backend.asarray(np.zeros(shape), dtype, backend.device(x))
+
     @property
     def itemsize(self) -> int:
         return 4 if self.backend.dtype_name(self.arrays[0]) == "float32" else 8

@@ -47,13 +47,10 @@ def model_blocks(task: Problem, pairs: Sequence[Pair], data: Data, how: Options)
                 add((made[j].names[0], made[i].names[0]), xp.permute_dims(a, (0, 1, 3, 2)))
     else:
         _compose(xp, task, made, found, data, how, add)
-    zero = xp.zeros_like(xp.reshape(data.arrays[0], (-1,))[:1]) if data.n else None
     for a, b in own:
         if (a, b) not in result:
             shape = (data.n, m, *(math.prod(task.shapes[k]) for k in (a, b)))
-            dtype = data.arrays[0].dtype
-            empty = xp.zeros(shape, dtype=dtype)
-            result[a, b] = empty if zero is None else empty + zero
+            result[a, b] = data.zeros(shape)
     return result
 
 

@@ -213,13 +213,10 @@ def _composed(
                 for (a, b), part in c.curved(gradients[i], at).items():
                     size = [math.prod(task.shapes[k]) for k in (a, b)]
                     add((a, b), xp.reshape(part, tuple(size)))
-    some = next(iter(at.values()))
     for a, b in own:
         if (a, b) not in found:
             size = [math.prod(task.shapes[k]) for k in (a, b)]
-            found[a, b] = xp.zeros_like(xp.reshape(some, (-1,))[:1]) + xp.zeros(
-                tuple(size), dtype=some.dtype
-            )
+            found[a, b] = data.zeros(tuple(size), how.accumulate)
     return Totals(found)
 
 

@@ -246,5 +246,4 @@ def _diagonal(
 def _or_zero(a: Any, task: Problem, name: str, data: Data) -> Any:
     if a is not None:
         return a
-    some = data.xp.reshape(data.arrays[0], (-1,))[:1]
-    return data.xp.zeros_like(some) + data.xp.zeros(task.shapes[name], dtype=some.dtype)
+    return data.zeros(task.shapes[name])

@@ -75,12 +75,13 @@ def _sum_of_squares(f: Any, t: Any) -> Any:
 
 def _cross_entropy(z: Any, t: Any) -> Any:
     xp = _xp(z)
-    centred = z - xp.stop_gradient(xp.max(z))  # cancels: it has no derivative
-    logsum = xp.log(xp.sum(xp.exp(centred)))
-    if t.shape == z.shape:
-        return xp.sum(t) * logsum - xp.sum(t * centred)
-    chosen = xp.equal(xp.arange(z.shape[-1]), t)
-    return logsum - xp.sum(xp.where(chosen, centred, xp.zeros_like(centred)))
+    last = {"axis": -1, "keepdims": True}
+    centred = z - xp.stop_gradient(xp.max(z, **last))  # cancels: it has no derivative
+    logp = centred - xp.log(xp.sum(xp.exp(centred), **last))
+    if t.shape != z.shape:
+        chosen = xp.equal(xp.arange(z.shape[-1]), xp.expand_dims(t, axis=-1))
+        return -xp.mean(xp.sum(xp.where(chosen, logp, xp.zeros_like(logp)), axis=-1))
+    return -xp.mean(xp.sum(t * logp, axis=-1))
 
 
 def _binary_cross_entropy(z: Any, t: Any) -> Any:

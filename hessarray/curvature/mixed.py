@@ -197,7 +197,7 @@ def _shaped(a: Any, lead: tuple[int, ...], task: Problem, name: str, data: Data)
     shape = (*lead, *task.shapes[name])
     if a is not None:
         return data.xp.reshape(a, shape)
-    return data.xp.zeros(shape, dtype=data.arrays[0].dtype)
+    return data.zeros(shape)
 
 
 def _nodes(form: HessianForm) -> dict[str, Node]:
