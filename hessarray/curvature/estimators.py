@@ -65,8 +65,8 @@ def trace(
     depend on each other, and their scatter, which its paper takes, was found to be low by up to
     1.8; here the jackknife :math:`\frac{k - 1}{k} \sum_j (t_{(j)} - \bar t)^2` over the estimates
     without probe j, which take no further products, is its variance: by the inequality of Efron
-    and Stein not too small on average, and in practice one to three times the error. All include the
-    rounding of the operator's dtype.
+    and Stein not too small on average, and in practice one to three times the error. All include
+    the rounding of the operator's dtype.
 
     Parameters
     ----------
