@@ -57,6 +57,9 @@ class Composition:
         """C^T times columns (psi, k): (theta, k) for each parameter."""
         if self.function is None:
             return {self.names[0]: columns}
+        if not columns.shape[1]:  # of no sample
+            empty = {k: (math.prod(at[k].shape), 0) for k in self.names}
+            return {k: xp.reshape(columns, shape) for k, shape in empty.items()}
         theta, options = self._at(at)
         found = self.function.derivatives(
             *theta, do_gradient=True, v=columns, forward_mode=False, **options

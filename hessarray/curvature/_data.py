@@ -12,7 +12,7 @@ import numpy as np
 from hessarray._arguments import DTYPES, progress_callback, refuse_mask, same_library
 from hessarray.backends import Backend, backend_of, known_backends
 from hessarray.curvature._samples import Samples
-from hessarray.curvature.losses import LOSSES, Loss
+from hessarray.curvature.losses import Loss, name_of
 from hessarray.errors import BackendError, OptionError, ShapeError, near_names
 from hessarray.function import Function
 
@@ -75,16 +75,16 @@ def gather(
     if target is None:
         raise OptionError("a loss needs a target: pass target=")
     t = _target(target, backend, flat[0])
-    got = tuple(map(int, t.shape))
-    if got[: len(batch)] != batch:
+    found = tuple(map(int, t.shape))
+    if found[: len(batch)] != batch:
         raise ShapeError(
-            f"target has shape {got}, the inputs' batch is {batch}: one target for each sample"
+            f"target has shape {found}, the inputs' batch is {batch}: one target for each sample"
         )
-    one = got[len(batch) :]
+    one = found[len(batch) :]
     expected = _expected(loss, model.out_shape)
     if expected and one not in expected:
         shown = " or ".join(str((*batch, *s)) for s in expected)
-        raise ShapeError(f"target has shape {got}, {shown} is expected, as the model's output is")
+        raise ShapeError(f"target has shape {found}, {shown} is expected, as the model's output is")
     return Data(backend, (*flat, backend.xp.reshape(t, (n, *one))), n, batch, one)
 
 
@@ -109,9 +109,10 @@ def _target(target: Any, backend: Backend, x: Any) -> Any:
 
 def _expected(loss: Loss, out: Shape) -> list[Shape]:
     """Shapes that one sample's target may have; empty where only the loss knows."""
-    if loss is LOSSES["cross_entropy"]:
+    name = name_of(loss)
+    if name == "cross_entropy":
         return [out[:-1], out]
-    return [out] if loss in LOSSES.values() else []
+    return [] if name is None else [out]
 
 
 @dataclass(frozen=True)

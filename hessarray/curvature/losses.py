@@ -13,11 +13,13 @@ name                    one sample                                          redu
 ``"huber"``             1/m sum_i (r^2/2 where |r| <= 1, else |r| - 1/2)    mean
 ======================  ==================================================  =========
 
-In cross entropy the target is the class number, or probabilities of all classes.
+In cross entropy the classes are the output's last axis (what is before it is averaged over), and
+the target is the class number, or probabilities of all classes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +27,7 @@ from typing import Any
 from hessarray.activations import activation
 from hessarray.errors import OptionError, near_names
 
-__all__ = ["LOSSES", "Loss", "loss_of"]
+__all__ = ["LOSSES", "Loss", "loss_of", "name_of"]
 
 REDUCTIONS = ("mean", "sum")
 NEEDS = ("value", "gradient", "laplacian")
@@ -75,13 +77,13 @@ def _sum_of_squares(f: Any, t: Any) -> Any:
 
 def _cross_entropy(z: Any, t: Any) -> Any:
     xp = _xp(z)
-    last = {"axis": -1, "keepdims": True}
-    centred = z - xp.stop_gradient(xp.max(z, **last))  # cancels: it has no derivative
-    logp = centred - xp.log(xp.sum(xp.exp(centred), **last))
-    if t.shape != z.shape:
-        chosen = xp.equal(xp.arange(z.shape[-1]), xp.expand_dims(t, axis=-1))
-        return -xp.mean(xp.sum(xp.where(chosen, logp, xp.zeros_like(logp)), axis=-1))
-    return -xp.mean(xp.sum(t * logp, axis=-1))
+    centred = z - xp.stop_gradient(xp.max(z, axis=-1, keepdims=True))  # cancels: no derivative
+    logsum = xp.log(xp.sum(xp.exp(centred), axis=-1))
+    if t.shape == z.shape:
+        return xp.mean(xp.sum(t, axis=-1) * logsum - xp.sum(t * centred, axis=-1))
+    chosen = xp.equal(xp.arange(z.shape[-1]), xp.expand_dims(t, axis=-1))
+    kept = xp.where(chosen, centred, xp.zeros_like(centred))
+    return xp.mean(logsum - xp.sum(kept, axis=-1))
 
 
 def _binary_cross_entropy(z: Any, t: Any) -> Any:
@@ -161,7 +163,7 @@ def _from_torch(criterion: Any) -> Loss:
     found = LOSSES[_TORCH[name]]
     if criterion.reduction == found.reduction:
         return found
-    return _summed(_TORCH[name])
+    return _SUMMED[_TORCH[name]]
 
 
 _kept: dict[Any, Loss] = {}
@@ -178,16 +180,18 @@ def _wrapped(function: Callable[..., Any]) -> Loss:
 def _summed(name: str) -> Loss:
     """The sum over samples and outputs of a loss that is a mean over both."""
     function = LOSSES[name].function
-    outputs = 1 if name == "cross_entropy" else None
+    axes = -1 if name == "cross_entropy" else None  # the classes are one output
 
     def summed(f: Any, t: Any) -> Any:
-        return function(f, t) * float(outputs or max(_size(f), 1))
+        return function(f, t) * float(math.prod(f.shape[:axes]))
 
-    return _kept.setdefault(("sum", name), Loss(summed, "sum"))
+    return Loss(summed, "sum")
 
 
-def _size(f: Any) -> int:
-    size = 1
-    for n in f.shape:
-        size *= int(n)
-    return size
+_SUMMED = {name: _summed(name) for name, loss in LOSSES.items() if loss.reduction == "mean"}
+
+
+def name_of(loss: Loss) -> str | None:
+    """The name of one of ``LOSSES``, or of its sum; None of a loss of the caller's own."""
+    known = [*LOSSES.items(), *_SUMMED.items()]
+    return next((name for name, own in known if own is loss), None)
