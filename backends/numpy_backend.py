@@ -313,7 +313,7 @@ def in_threads(
     threads: int | None = None,
     after: Callable[[], None] | None = None,
 ) -> None:
-    """Call ``work`` with every item, BLAS at one thread each; ``after`` follows the caller's own."""
+    """Call ``work`` with every item, BLAS at one thread each; ``after`` follows the caller's."""
     threads = threads or cores()
     left = iter(items)
 

@@ -297,7 +297,8 @@ def _apart(middles: Array, length: int) -> Array:
     gap = min(0.045 * length, length / len(middles))
     index = gap * np.arange(len(middles))
     pushed = np.maximum.accumulate(middles - index) + index
-    return np.minimum(pushed, length - 0.5 - gap / 2 - index[::-1])
+    placed: Array = np.minimum(pushed, length - 0.5 - gap / 2 - index[::-1])
+    return placed
 
 
 def _number(value: Any) -> float:

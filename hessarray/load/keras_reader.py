@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,7 +178,9 @@ class _Reader:
             for layer in layers
             for i, node in enumerate(layer.get("inbound_nodes") or ())
         }
-        needs = {k: [r.name for r in references(args)] for k, (_, args, _) in calls.items()}
+        needs: dict[Hashable, list[Any]] = {
+            k: [r.name for r in references(args)] for k, (_, args, _) in calls.items()
+        }
         try:
             order = ordered(needs, known)
         except LookupError as error:
