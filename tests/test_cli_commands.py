@@ -275,7 +275,9 @@ def test_an_onnx_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model.ir_version = 10
     onnx.save(model, "net.onnx")
     assert run("info", "net.onnx") == 0
-    assert "output      (..., 4)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "output      (..., 4)" in said
+    assert "operators   1 MatMul, 1 Tanh, 1 Exp\n" in said
     assert run("info", "net.onnx", "--outputs", "e") == 0
     assert "output      (..., 2)  e" in capsys.readouterr().out
     assert run("check", "net.onnx") == 0

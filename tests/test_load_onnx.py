@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import subprocess
 import sys
@@ -218,6 +219,69 @@ def test_other_precisions(dtype: str) -> None:
     x = normal(7, 2, 3)
     assert_close(net.value(x), np.tanh(x @ K + b), 1e-14)
     assert_close(K, normal(4, 3, 4), {"float64": 1e-15, "float16": 1e-3, "bfloat16": 1e-2}[dtype])
+
+
+# Ways to write x/2 (1 + erf(x / sqrt 2)): of torch's two exporters, and others.
+GELUS = {
+    "half first": [("Mul", "z half", "a"), ("Div", "z root", "b"), "erf", ("Mul", "a g")],
+    "half last": [("Div", "z root", "b"), "erf", ("Mul", "z g", "a"), ("Mul", "a half")],
+    "a factor": [("Mul", "sine z", "b"), "erf", ("Mul", "g half", "a"), ("Mul", "a z")],
+    "divided by two": [("Div", "z root", "b"), "erf", ("Mul", "g z", "a"), ("Div", "a two")],
+}
+
+
+@pytest.mark.parametrize("constants", ["tensors", "nodes"])
+@pytest.mark.parametrize("way", GELUS)
+def test_a_gelu_of_several_nodes_is_one(way: str, constants: str) -> None:
+    """1 + erf has no digit left below -6; one site of curvature instead of three."""
+    numbers = {"half": 0.5, "two": 2.0, "one": 1.0, "root": math.sqrt(2.0), "sine": 0.5**0.5}
+    tensors = {k: np.asarray(v, F32) for k, v in numbers.items()}
+    nodes = [node("MatMul", "x K", "z")]
+    if constants == "nodes":
+        nodes += [
+            node("Constant", "", k, value=onnx.numpy_helper.from_array(v))
+            for k, v in tensors.items()
+        ]
+        tensors = {}
+    for step in GELUS[way]:
+        erf = [node("Erf", "b", "e"), node("Add", "one e" if way == "a factor" else "e one", "g")]
+        nodes += erf if step == "erf" else [node(*step)]
+    long = ha.from_onnx(model(nodes, {"x": ("n", 3)}, weights={"K": W, **tensors}))
+    short = model([nodes[0], node("Gelu", "z")], {"x": ("n", 3)}, weights={"K": W})
+    x = 10.0 * normal(25, 4, 3)
+    assert np.array_equal(long.hessian(x), ha.from_onnx(short).hessian(x))
+    assert [n.kind for n in long._fn.steps.nodes] == ["MatMul", "Gelu"]
+
+
+@pytest.mark.parametrize("change", ["another factor", "another input", "another root", "not one"])
+def test_what_is_nearly_a_gelu_is_none(change: str) -> None:
+    numbers = {"half": 0.5, "one": 1.0, "root": math.sqrt(2.0)}
+    numbers |= {"another factor": {"half": 0.6}, "another root": {"root": 1.4}}.get(change, {})
+    numbers |= {"one": 1.1} if change == "not one" else {}
+    u = "w" if change == "another input" else "z"
+    nodes = [node("MatMul", "x K", "z"), node("Sin", "z", "w"), node("Div", f"{u} root", "b")]
+    nodes += [node("Erf", "b", "e"), node("Add", "e one", "g")]
+    nodes += [node("Mul", "z g", "a"), node("Mul", "a half")]
+    weights = {k: np.asarray(v, F32) for k, v in numbers.items()}
+    proto = model(nodes, {"x": ("n", 3)}, weights={"K": W, **weights})
+    net, x = ha.from_onnx(proto), normal(26, 4, 3).astype(F32)
+    assert "Gelu" not in [n.kind for n in net._fn.steps.nodes]
+    assert_close(net.value(x), runtime(proto, x=x)[0], 1e-5, oracle="onnxruntime")
+    assert ha.check_derivatives(net, x.astype(float))
+
+
+@pytest.mark.parametrize("sign", ["+", "-"])
+@pytest.mark.parametrize("kind", ["Erf", "Tanh"])
+def test_one_and_a_saturated_function_do_not_cancel(kind: str, sign: str) -> None:
+    import mpmath
+
+    nodes = [node(kind, "x", "e"), node("Add" if sign == "+" else "Sub", "one e")]
+    net = ha.from_onnx(model(nodes, {"x": ("n", 1)}, weights={"one": np.asarray(1.0, F32)}))
+    x = np.linspace(4.0, 20.0, 9)[:, None] * (-1.0 if sign == "+" else 1.0)
+    with mpmath.workdps(400):
+        exact = mpmath.erf if kind == "Erf" else mpmath.tanh
+        want = [float(1 + exact(mpmath.mpf(float(-abs(v))))) for v in x[:, 0]]
+    assert_close(net.value(x)[:, 0] / np.asarray(want), np.ones(9), 1e-13, oracle="mpmath")
 
 
 @pytest.mark.parametrize("swapped", [False, True])

@@ -1,4 +1,4 @@
-"""`hessarray info`: layers, shapes, parameters and kinks of a model."""
+"""`hessarray info`: layers or operators, shapes, parameters and kinks of a model."""
 
 from __future__ import annotations
 
@@ -46,6 +46,9 @@ def run(options: argparse.Namespace) -> int:
             show_table(["parameter", "shape", "numbers"], rows[:_MOST_ROWS], "numbers")
         if len(rows) > _MOST_ROWS:
             print(f"... and {len(rows) - _MOST_ROWS} more")
+    operators = getattr(net, "operators", None)  # of an ONNX file
+    if operators:
+        print(f"operators   {', '.join(f'{n} {k}' for k, n in operators.items())}")
     _show_kinks(net)
     return 0
 

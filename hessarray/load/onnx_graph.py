@@ -11,7 +11,7 @@ import numpy as np
 from hessarray.errors import LoadError, near_names
 from hessarray.load.limits import shown
 from hessarray.load.onnx_file import Model
-from hessarray.load.onnx_fuse import fused
+from hessarray.load.onnx_fuse import FUSED, fused
 from hessarray.load.onnx_node import Node, is_constant
 from hessarray.load.onnx_operators import CONSTANT_INPUTS, OPERATORS
 from hessarray.load.onnx_samples import Samples
@@ -22,6 +22,7 @@ __all__ = ["Steps", "check_samples_apart", "steps_to"]
 _ML = "ai.onnx.ml"
 # Bytes that all values of a graph may take together: a file of a few hundred bytes asks for any.
 _MAX_BYTES = 1 << 30
+_ALL = OPERATORS | FUSED
 _MOST_HINTS = 8  # outputs that are looked at for one that can be computed
 # What the operators here were written against; one that changed later is refused.
 _NEWEST = {"": 28, _ML: 5}
@@ -48,7 +49,7 @@ class Steps:
             args = [known[name] if name else None for name in node.inputs]
             try:
                 with np.errstate(all="ignore"):
-                    found = OPERATORS[node.kind](node, *args)
+                    found = _ALL[node.kind](node, *args)
             except Exception as error:
                 shapes = ", ".join("none" if a is None else str(tuple(a.shape)) for a in args)
                 raise LoadError(
@@ -66,9 +67,9 @@ class Steps:
                 known[name] = np.asarray(value) if isinstance(value, np.generic) else value
         return known
 
-    def fused(self) -> Steps:
+    def fused(self, weights: Mapping[str, Any]) -> Steps:
         """The same with activations of several nodes as one; the nodes must have been checked."""
-        return replace(self, nodes=fused(self.nodes, self.outputs))
+        return replace(self, nodes=fused(self.nodes, self.outputs, weights))
 
     def settings(self) -> set[str]:
         """Names whose values say how to compute: no parameters, nor what they are made from."""

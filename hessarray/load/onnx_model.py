@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,12 @@ class OnnxFunction(Function):
     output_shapes: dict[str, Shape]
     place: str
     opset: int
+
+    @property
+    def operators(self) -> dict[str, int]:
+        """How often each operator occurs, activations of several nodes as one, in their order."""
+        forward: Any = self._fn
+        return dict(Counter(node.kind for node in forward.steps.nodes))
 
     def __repr__(self) -> str:
         pairs = zip(self.input_names, self.in_shapes, strict=True)
@@ -109,7 +116,7 @@ def _function(source: Any, outputs: Any, inputs: Any, max_bytes: int) -> OnnxFun
     model = read_onnx(source, max_bytes)
     steps = steps_to(model, _chosen_outputs(model, outputs))
     check_valid(model)
-    steps = steps.fused()
+    steps = steps.fused(model.weights)
     variables = _variables(model, steps, inputs)
     forward = _forward(model, steps, variables)
     found = forward.verified()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -84,6 +85,7 @@ class _Constants(SimpleNamespace):
 _CONSTANTS = _Constants(
     broadcast_to=_broadcast_to,
     erf=activation("erf"),
+    erfc=np.vectorize(math.erfc, otypes=[np.float64]),
     stop_gradient=lambda x: x,
 )
 
