@@ -66,6 +66,12 @@ REGRESSORS: dict[str, tuple[Callable[[], Any], Any]] = {
     "mlp logistic, two outputs": (lambda: make_pipeline(MinMaxScaler(), mlp("logistic")), Y2),
     "mlp relu": (lambda: make_pipeline(RobustScaler(), mlp("relu")), Y),
     "mlp identity": (lambda: make_pipeline(MaxAbsScaler(), mlp("identity")), Y),
+    # loss= came with scikit-learn 1.7.
+    **(
+        {"mlp poisson": (lambda: make_pipeline(StandardScaler(), mlp(loss="poisson")), POSITIVE)}
+        if "loss" in MLPRegressor().get_params()
+        else {}
+    ),
     "linear": (LinearRegression, Y),
     "linear, two outputs": (LinearRegression, Y2),
     "ridge of a polynomial": (
@@ -401,9 +407,9 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         "layer 2 .* expects 7 features",
     ),
     "activation": (lambda: changed("mlp tanh", activation="step"), "'step' is unknown"),
-    "loss with exp": (
-        lambda: changed("mlp tanh", out_activation_="exp"),
-        "'identity' is supported",
+    "output activation": (
+        lambda: changed("mlp tanh", out_activation_="step"),
+        "out_activation_ is 'step', identity or exp is expected",
     ),
     "scale of zero": (
         lambda: changed("mlp tanh", step=0, scale_=np.zeros(3)),

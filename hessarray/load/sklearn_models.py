@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hessarray.activations import activation
 from hessarray.errors import HessarrayError, LoadError
 from hessarray.layers import Dense
 from hessarray.load.limits import shown
@@ -284,11 +285,11 @@ def _perceptron(model: Any) -> Layers:
 
 
 def _mlp_regressor(model: Any, place: str) -> Layers:
-    if model.out_activation_ != "identity":
-        raise ValueError(
-            f"out_activation_ is {shown(model.out_activation_)}, 'identity' is supported"
-        )
-    return _perceptron(model)
+    found, final = _perceptron(model), model.out_activation_
+    if final not in ("identity", "exp"):  # exp with loss="poisson"
+        raise ValueError(f"out_activation_ is {shown(final)}, identity or exp is expected")
+    found[-1].act = activation(final)
+    return found
 
 
 def _mlp_classifier(model: Any, place: str, output: Any) -> Layers:
