@@ -9,16 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from hessarray._arguments import DTYPES, progress_callback, refuse_mask, same_library
+from hessarray._arguments import (
+    DTYPES,
+    dtype_name,
+    evaluation_options,
+    progress_callback,
+    refuse_mask,
+    same_library,
+)
 from hessarray.backends import Backend, backend_of, known_backends
 from hessarray.curvature._samples import Samples
 from hessarray.curvature.losses import Loss, name_of
-from hessarray.errors import BackendError, OptionError, ShapeError, near_names
+from hessarray.errors import BackendError, DTypeError, OptionError, ShapeError, near_names
 from hessarray.function import Function
 
 __all__ = ["Data", "Options", "gather"]
 
 Shape = tuple[int, ...]
+_OTHERS = ("diagonal_only", "frozen", "is_batch", "params", "per_layer")
 _PIECE = 64 << 20  # bytes of what comes back for the samples of one piece
 
 
@@ -52,24 +60,15 @@ def gather(
 ) -> Data:
     """Check and flatten what the caller passed; with ``is_batch`` None any batch axes will do."""
     xs = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-    shapes = model.in_shapes
-    if len(xs) != len(shapes):
-        raise ShapeError(f"the model takes {len(shapes)} inputs, got {len(xs)}")
-    backend = backend_of(xs[0])
-    if backend is None:
-        kind = type(xs[0])
+    if isinstance(inputs, (tuple, list)) and (not xs or backend_of(xs[0]) is None):
         raise BackendError(
-            f"inputs are a {kind.__module__}.{kind.__name__}: pass an array of "
-            f"{', '.join(known_backends())}"
+            f"inputs are a {type(inputs).__name__} of no arrays: pass an array of "
+            f"{', '.join(known_backends())} for each of the model's {len(model.in_shapes)}"
         )
-    batch = _batch(xs[0], shapes[0], is_batch)
+    backend, _, batch = model._check_inputs(xs)
+    _check_batch(batch, is_batch)
     n = math.prod(batch)
-    flat = []
-    for x, s in zip(xs, shapes, strict=True):
-        if _batch(x, s, is_batch) != batch:
-            got = [tuple(map(int, a.shape)) for a in xs]
-            raise ShapeError(f"inputs have shapes {got}: make their batch axes equal")
-        flat.append(backend.xp.reshape(x, (n, *s)))
+    flat = [backend.xp.reshape(x, (n, *s)) for x, s in zip(xs, model.in_shapes, strict=True)]
     if loss is None:
         return Data(backend, tuple(flat), n, batch, None)
     if target is None:
@@ -85,32 +84,60 @@ def gather(
     if expected and one not in expected:
         shown = " or ".join(str((*batch, *s)) for s in expected)
         raise ShapeError(f"target has shape {found}, {shown} is expected, as the model's output is")
+    if expected and one != model.out_shape:
+        _check_classes(target, model.out_shape[-1])
     return Data(backend, (*flat, backend.xp.reshape(t, (n, *one))), n, batch, one)
 
 
-def _batch(x: Any, shape: Shape, is_batch: bool | None) -> Shape:
-    refuse_mask("inputs", x)
-    got = tuple(map(int, x.shape)) if hasattr(x, "shape") else ()
-    lead = got[: len(got) - len(shape)]
-    fits = len(got) >= len(shape) and got[len(lead) :] == shape
-    if not fits or (is_batch is not None and len(lead) != int(is_batch)):
-        expected = {None: "...", True: "n", False: ""}[is_batch]
-        axes = ", ".join(filter(None, [expected, *map(str, shape)]))
-        mend = "" if is_batch is None else f"; is_batch={is_batch} was given"
-        raise ShapeError(f"inputs have shape {got}, ({axes}) is expected{mend}")
-    return lead
+def _check_batch(batch: Shape, is_batch: bool | None) -> None:
+    if is_batch is None:
+        return
+    if not isinstance(is_batch, (bool, np.bool_)):
+        raise OptionError(f"is_batch={is_batch!r}: expected True or False")
+    if len(batch) != int(is_batch):
+        expected = "(n,)" if is_batch else "()"
+        raise ShapeError(
+            f"inputs have the batch shape {batch}, {expected} is expected with is_batch={is_batch}"
+        )
 
 
 def _target(target: Any, backend: Backend, x: Any) -> Any:
     refuse_mask("target", target)
-    target = target if hasattr(target, "shape") else np.asarray(target)
+    if not hasattr(target, "shape"):
+        try:
+            target = np.asarray(target)
+        except ValueError:
+            raise ShapeError("target is a ragged list: make all of its rows equally long") from None
+    kind = dtype_name(target)
+    if not kind.startswith(("float", "int", "uint", "bool")):
+        raise DTypeError(f"target has dtype {kind}: numbers are expected, float64 or int64")
     return backend.asarray(same_library(target, backend), backend.dtype_name(x), backend.device(x))
+
+
+def _check_classes(target: Any, count: int) -> None:
+    """Numbers that are no class would count as samples without one."""
+    backend = backend_of(target)
+    try:
+        classes = np.asarray(target if backend is None else backend.to_numpy(target))
+    except Exception:  # inside a transformation there are no values to look at
+        return
+    wrong = ~np.isin(classes, np.arange(count))
+    if wrong.any():
+        raise OptionError(
+            f"target has class {classes[wrong].flat[0]}: whole numbers from 0 to {count - 1} are "
+            "expected, as the model's output has so many entries"
+        )
 
 
 def _expected(loss: Loss, out: Shape) -> list[Shape]:
     """Shapes that one sample's target may have; empty where only the loss knows."""
     name = name_of(loss)
     if name == "cross_entropy":
+        if not out:
+            raise ShapeError(
+                "cross_entropy is for one output for each class, the model's output is one number: "
+                "take 'binary_cross_entropy'"
+            )
         return [out[:-1], out]
     return [] if name is None else [out]
 
@@ -130,11 +157,13 @@ class Options:
         known = [f.name for f in fields(cls)]
         for name in options:
             if name not in known:
-                near = near_names(name, [*known, "frozen"])
+                near = near_names(name, [k for k in (*known, *_OTHERS) if k != name])
                 raise OptionError(
-                    f"option '{name}' is unknown: {near or 'use frozen, ' + ', '.join(known)}"
+                    f"option '{name}' is unknown here: {near or 'use frozen, ' + ', '.join(known)}"
                 )
-        return cls(**options)
+        checked = {k: options.get(k) for k in ("memory_limit", "threads")}
+        limit, threads, *_ = evaluation_options(checked)
+        return cls(**{**options, "memory_limit": limit, "threads": threads})
 
     def __post_init__(self) -> None:
         if self.accumulate not in (*DTYPES, None):

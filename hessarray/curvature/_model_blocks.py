@@ -22,7 +22,7 @@ def model_blocks(task: Problem, pairs: Sequence[Pair], data: Data, how: Options)
     """(n, m, theta, theta') for these pairs of names and their mirror images."""
     form = task.form("hessian")
     assert isinstance(form, HessianForm)
-    check_memory(task, pairs, data, how, each=data.n * form.m[0])
+    check_memory(task, pairs, data, how, "hessian", each=data.n * form.m[0])
     inj = form.inj
     made = task.compositions("hessian")
     own = set(pairs) | {(b, a) for a, b in pairs}

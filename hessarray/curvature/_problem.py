@@ -36,7 +36,7 @@ FORMS: dict[str, Callable[[Injected], Form]] = {
 
 
 def selected(
-    model: Function, params: Iterable[str] | None, frozen: Iterable[str] = ()
+    model: Function, params: Iterable[str] | None, frozen: Iterable[str] | None = ()
 ) -> tuple[str, ...]:
     """Names of the parameters to differentiate by, in the model's order.
 
@@ -45,13 +45,13 @@ def selected(
     """
     if not isinstance(model, Function):
         kind = f"{type(model).__module__}.{type(model).__name__}"
-        mend = " with ha.from_torch(module)" if kind.startswith("torch") or _is_torch(model) else ""
+        mend = "from_torch(module)" if _is_torch(model) else "Function(fn, in_shape, params)"
         raise OptionError(
-            f"model is a {kind}: pass a hessarray Network or Function; make one{mend}"
+            f"model is a {kind}: pass a hessarray Network or Function, such as ha.{mend}"
         )
     known = model.parameters()
-    wanted = None if params is None else [params] if isinstance(params, str) else list(params)
-    frozen = [frozen] if isinstance(frozen, str) else list(frozen)
+    wanted = None if params is None else _names("params", params)
+    frozen = _names("frozen", frozen)
     for name in (*(wanted or ()), *frozen):
         if name not in known:
             near = near_names(str(name), known)
@@ -68,6 +68,15 @@ def selected(
             "no parameter is selected: the model has none, or all are frozen or left out"
         )
     return names
+
+
+def _names(option: str, names: Iterable[str] | None) -> list[str]:
+    if isinstance(names, str):
+        return [names]
+    try:
+        return list(names or ())
+    except TypeError:
+        raise OptionError(f"{option}={names!r}: pass names of parameters") from None
 
 
 def _is_torch(model: Any) -> bool:

@@ -49,11 +49,11 @@ def _observed(task: Problem, data: Data) -> str:
     loss, model = task.loss, task.model
     assert loss is not None
     to_numpy = data.backend.to_numpy
-    each = np.asarray(to_numpy(values(task, data)), dtype=np.float64)
     count = len(model.in_shapes)
-    outputs = model.value(*data.arrays[:count])
     mend = "say which with hessarray.curvature.Loss(function, reduction='mean' or 'sum')"
     try:
+        each = np.asarray(to_numpy(values(task, data)), dtype=np.float64)
+        outputs = model.value(*data.arrays[:count])
         whole = np.asarray(to_numpy(loss.function(outputs, *data.arrays[count:])), dtype=np.float64)
     except Exception as error:
         raise OptionError(
@@ -65,11 +65,19 @@ def _observed(task: Problem, data: Data) -> str:
             f"the loss of all samples has shape {whole.shape}, one number is expected: {mend}"
         )
     total = float(whole.reshape(()))
+    if not np.isfinite([total, each.sum()]).all():
+        raise OptionError(
+            f"the loss of all samples is {total:g}, so it is not seen whether it is their sum or "
+            f"mean: check parameters, inputs and target, or {mend}"
+        )
     near = _AGREE[data.backend.dtype_name(data.arrays[0])] * max(float(np.abs(each).sum()), 1e-300)
-    if abs(total - each.sum()) <= near:
-        return "sum"
-    if abs(total * data.n - each.sum()) <= near:
-        return "mean"
+    found = [k for k, n in (("sum", 1), ("mean", data.n)) if abs(total * n - each.sum()) <= near]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise OptionError(
+            f"the losses of all samples add up to {total:g}, so sum and mean look alike: {mend}"
+        )
     raise OptionError(
         f"the loss of all samples is {total:g}, neither the sum {each.sum():g} nor the mean "
         f"{each.mean():g} of the losses of each: it must add up over samples, or {mend}"

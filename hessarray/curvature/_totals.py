@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 Pair = tuple[str, str]
+_NAMES = {"hessian": "loss_hessian", "gauss_newton": "gauss_newton", "fisher": "empirical_fisher"}
 
 
 @dataclass
@@ -59,7 +60,7 @@ def totals(
     task: Problem, kind: str, pairs: Sequence[Pair], data: Data, how: Options, scale: float
 ) -> Totals:
     """Blocks for these pairs of names, and for their mirror images."""
-    check_memory(task, pairs, data, how)
+    check_memory(task, pairs, data, how, kind)
     made = task.compositions(kind)
     what, samples = block_sums(task, kind, pairs)
     wanted = what.wanted
@@ -108,7 +109,7 @@ def result_bytes(
 
 
 def check_memory(
-    task: Problem, pairs: Sequence[Pair], data: Data, how: Options, each: int = 1
+    task: Problem, pairs: Sequence[Pair], data: Data, how: Options, kind: str, each: int = 1
 ) -> None:
     """Before anything is allocated: the bytes of the result against the limit."""
     limit = how.memory_limit if how.memory_limit is not None else data.backend.memory()
@@ -118,8 +119,9 @@ def check_memory(
         instead = (
             "name fewer parameters in params=, pass diagonal_only=True, or fewer samples at a time"
             if task.loss is None
-            else "loss_hessian_operator multiplies with it without forming it, "
-            "loss_hessian_diagonal gives its diagonal, params= and diagonal_only=True fewer blocks"
+            else f"{_NAMES[kind]}_operator multiplies with it without forming it, "
+            f"{_NAMES[kind]}_diagonal gives its diagonal, params= and diagonal_only=True fewer "
+            "blocks"
         )
         raise MemoryLimitError(
             f"second derivatives of {count:,} parameters would take {needed:,} bytes, the limit is "

@@ -31,6 +31,7 @@ from hessarray.curvature._matrices import (
     summed_matrix,
 )
 from hessarray.curvature._model_blocks import model_blocks
+from hessarray.errors import CurvatureError
 from hessarray.function import Function
 
 __all__ = [
@@ -209,4 +210,12 @@ def _spectral_radius(matrix: Any) -> Any:
     backend = backend_of(matrix)
     assert backend is not None
     xp = backend.xp
-    return xp.max(xp.abs(xp.linalg.eigvalsh(matrix)), axis=-1)
+    try:
+        values = xp.linalg.eigvalsh(matrix)
+    except Exception as error:
+        if bool(xp.all(xp.isfinite(matrix))):
+            raise
+        raise CurvatureError(
+            "the Hessian has entries that are not finite: check parameters, inputs and target"
+        ) from error
+    return xp.max(xp.abs(values), axis=-1)

@@ -56,11 +56,15 @@ class Loss:
     needs: tuple[str, ...] = ("value",)
 
     def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise OptionError(
+                f"function is a {type(self.function).__name__}: pass function(output, target)"
+            )
         if self.reduction not in (*REDUCTIONS, None):
             raise OptionError(f"reduction={self.reduction!r}: use 'mean' or 'sum'")
-        unknown = [k for k in self.needs if k not in NEEDS]
-        if unknown or not self.needs:
-            raise OptionError(f"needs={self.needs!r}: name some of {', '.join(NEEDS)}")
+        given: object = self.needs
+        if not isinstance(given, tuple) or not given or set(given) - set(NEEDS):
+            raise OptionError(f"needs={self.needs!r}: pass a tuple of some of {', '.join(NEEDS)}")
 
 
 def _xp(a: Any) -> Any:
@@ -111,13 +115,18 @@ LOSSES = {
     "huber": Loss(_huber, "mean"),
 }
 
-# torch.nn's criteria by class; those of their options that change the value must be at rest.
+# torch.nn's criteria and functions; those of their options that change the value must be at rest.
 _TORCH = {
     "MSELoss": "mse",
+    "mse_loss": "mse",
     "CrossEntropyLoss": "cross_entropy",
+    "cross_entropy": "cross_entropy",
     "BCEWithLogitsLoss": "binary_cross_entropy",
+    "binary_cross_entropy_with_logits": "binary_cross_entropy",
     "PoissonNLLLoss": "poisson",
+    "poisson_nll_loss": "poisson",
     "HuberLoss": "huber",
+    "huber_loss": "huber",
 }
 _AT_REST = {
     "weight": None,
@@ -141,7 +150,7 @@ def loss_of(criterion: Any) -> Loss:
                 f"criterion '{criterion}' is unknown: {near or 'use ' + ', '.join(LOSSES)}"
             )
         return LOSSES[criterion]
-    if type(criterion).__module__.startswith("torch.nn"):
+    if str(getattr(criterion, "__module__", "")).startswith("torch.nn"):
         return _from_torch(criterion)
     if not callable(criterion):
         raise OptionError(
@@ -152,16 +161,20 @@ def loss_of(criterion: Any) -> Loss:
 
 
 def _from_torch(criterion: Any) -> Loss:
-    name = type(criterion).__name__
+    if isinstance(criterion, type):
+        raise OptionError(f"criterion is a class: pass torch.nn.{criterion.__name__}()")
+    name = getattr(criterion, "__name__", type(criterion).__name__)
+    reduction = getattr(criterion, "reduction", "mean")
     changed = [k for k, v in _AT_REST.items() if getattr(criterion, k, v) != v]
-    if name not in _TORCH or changed or criterion.reduction not in REDUCTIONS:
+    changed += [] if reduction in REDUCTIONS else ["reduction"]
+    if name not in _TORCH or changed:
         what = f" with {', '.join(changed)} set" if changed else ""
         raise OptionError(
-            f"torch.nn.{name}{what} has no counterpart here: pass the loss as an array API "
+            f"torch.nn's {name}{what} has no counterpart here: pass the loss as an array API "
             f"function loss(output, target), or one of {', '.join(LOSSES)}"
         )
     found = LOSSES[_TORCH[name]]
-    if criterion.reduction == found.reduction:
+    if reduction == found.reduction:
         return found
     return _SUMMED[_TORCH[name]]
 

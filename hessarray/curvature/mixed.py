@@ -22,7 +22,7 @@ from hessarray.curvature._data import Data, Options
 from hessarray.curvature._problem import Problem
 from hessarray.curvature._totals import parameters_at
 from hessarray.curvature.losses import Loss
-from hessarray.errors import CurvatureError, OptionError
+from hessarray.errors import CurvatureError, OptionError, ShapeError
 from hessarray.function import Function
 from hessarray.graph.builder import LETTERS
 from hessarray.graph.node import Node
@@ -159,9 +159,14 @@ def _asked(
         return asked(model, None, inputs, None, params, is_batch, options)
     first = inputs[0] if isinstance(inputs, (tuple, list)) else inputs
     out = model.out_shape
-    if tuple(weights.shape) == out and is_batch:
+    weights = weights if hasattr(weights, "shape") else np.asarray(weights)
+    lead = tuple(first.shape[:1]) if is_batch else ()
+    got = tuple(weights.shape)
+    if got not in (out, (*lead, *out)):
+        raise ShapeError(f"weights have shape {got}, {out} or {(*lead, *out)} is expected")
+    if got == out and is_batch:
         xp = array_namespace(first)
-        weights = xp.broadcast_to(xp.asarray(weights), (first.shape[0], *out))
+        weights = xp.broadcast_to(xp.asarray(weights), (*lead, *out))
     return asked(model, _WEIGHTED, inputs, weights, params, is_batch, options)
 
 

@@ -60,7 +60,7 @@ class ParameterOperator:
 
     def matvec(self, v: Any) -> Any:
         """The product with a vector (p,) or a column (p, 1), in its shape."""
-        xp, shape = self._data.xp, tuple(v.shape)
+        xp, shape = self._data.xp, tuple(getattr(v, "shape", ()))
         if shape not in ((self.shape[0],), (self.shape[0], 1)):
             raise ShapeError(
                 f"the vector has shape {shape}, ({self.shape[0]},) is expected: all of "
@@ -99,13 +99,16 @@ class ParameterOperator:
 
     def matmat(self, vectors: Any) -> Any:
         """The products with the columns of (p, k)."""
+        shape = tuple(getattr(vectors, "shape", ()))
+        if len(shape) != 2 or shape[0] != self.shape[0] or not shape[1]:
+            raise ShapeError(f"the vectors have shape {shape}, ({self.shape[0]}, k) is expected")
         columns = [self.matvec(vectors[:, i]) for i in range(vectors.shape[1])]
         return self._data.xp.stack(columns, axis=1)
 
     rmatvec, rmatmat = matvec, matmat
 
     def __matmul__(self, other: Any) -> Any:
-        return self.matvec(other) if other.ndim == 1 else self.matmat(other)
+        return self.matmat(other) if len(getattr(other, "shape", ())) == 2 else self.matvec(other)
 
 
 def loss_hessian_operator(

@@ -285,9 +285,10 @@ def _perceptron(model: Any) -> Layers:
 
 
 def _mlp_regressor(model: Any, place: str) -> Layers:
-    found, final = _perceptron(model), model.out_activation_
+    final = model.out_activation_
     if final not in ("identity", "exp"):  # exp with loss="poisson"
         raise ValueError(f"out_activation_ is {shown(final)}, identity or exp is expected")
+    found = _perceptron(model)
     found[-1].act = activation(final)
     return found
 

@@ -459,7 +459,7 @@ def test_the_plan_states_the_bytes() -> None:
         ({"frozen": ["0.c"]}, ParameterError, r"'0\.c' is unknown"),
         ({"target": np.zeros((5, 3))}, ShapeError, r"\(5, 2\) is expected"),
         ({"target": np.zeros((4, 2))}, ShapeError, "one target for each sample"),
-        ({"inputs": np.zeros((5, 4))}, ShapeError, r"\(n, 3\) is expected"),
+        ({"inputs": np.zeros((5, 4))}, ShapeError, r"\(..., 3\) is expected"),
         ({"criterion": "msee"}, OptionError, "did you mean mse"),
         ({"criterion": lambda f, t: f - t}, ShapeError, "one number is expected"),
         ({"criterion": 3}, OptionError, "pass a name such as 'mse'"),

@@ -73,7 +73,7 @@ def test_bad_input_is_one_sentence() -> None:
     net = ha.fully_connected([2, 4, 3], seed=0)
     with pytest.raises(ParameterError, match=r"did you mean 0\.K"):
         model_gradient_dict(net, np.zeros((5, 2)), params=["0.K0"])
-    with pytest.raises(ShapeError, match=r"\(n, 2\) is expected"):
+    with pytest.raises(ShapeError, match=r"\(..., 2\) is expected"):
         model_gradient_dict(net, np.zeros((5, 3)))
     with pytest.raises(MemoryLimitError):
         model_gradient_dict(net, np.zeros((500, 2)), memory_limit=1000)
