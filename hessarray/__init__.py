@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from hessarray.activations import ACTIVATIONS, activation, register_activation
 from hessarray.errors import (
     BackendError,
+    CurvatureError,
     DTypeError,
     HessarrayError,
     KinkWarning,
@@ -77,6 +78,7 @@ __all__ = [
     "ACTIVATIONS",
     "BackendError",
     "Clip",
+    "CurvatureError",
     "DTypeError",
     "Decode",
     "Dense",
