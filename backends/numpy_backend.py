@@ -146,6 +146,44 @@ class _NumpyExecutable:
             self._pieces(b, x, out, dtype, run)
         return tuple(out.values())
 
+    def consume(
+        self,
+        bound: Any,
+        inputs: Mapping[str, Any],
+        seeds: Mapping[str, Any],
+        run: Run,
+        take: Callable[[int, dict[str, Any]], None],
+    ) -> None:
+        """Hand over the results chunk by chunk: take(its number, results) in the chunk's thread.
+
+        Results are never there for all samples, and those of a chunk are still in the cache of
+        whoever takes them; their memory is used again.
+        """
+        b = _contiguous(self._seed(self.xp, bound, seeds)) if self._seeded else bound
+        x = {k: _plain(a) for k, a in inputs.items()}
+        dtype = next(iter(x.values())).dtype
+        free: list[dict[str, Any]] = []
+
+        def work(start: int) -> int:
+            stop = min(start + run.chunk, run.n)
+            try:
+                out = free.pop()
+            except IndexError:
+                out = self._empty(min(run.chunk, run.n), dtype)
+            part = {k: a[: stop - start] for k, a in out.items()}
+            here = {k: a[start:stop] for k, a in x.items()}
+            self._piece(b, stop - start, here, part, dtype)
+            take(start // run.chunk, part)
+            free.append(out)
+            return stop - start
+
+        if run.chunk >= run.n:
+            work(0)
+            if run.progress is not None:
+                run.progress(run.n)
+        else:
+            self._each(work, run)
+
     def prepared(self, bound: Any, n: int, dtype: Any, shapes: Sequence[Any]) -> Any:
         """A call from flat inputs to results of these shapes, where one recorded piece is all."""
         recorded = self._recorded.get((n, dtype.char))
@@ -171,12 +209,16 @@ class _NumpyExecutable:
         return {k: np.empty((n, *shape), dtype) for k, shape in self.shapes.items()}
 
     def _pieces(self, b: Any, inputs: Any, out: Any, dtype: Any, run: Run) -> None:
-        def work(start: int) -> None:
+        def work(start: int) -> int:
             stop = min(start + run.chunk, run.n)
             x = {k: a[start:stop] for k, a in inputs.items()}
             self._piece(b, stop - start, x, {k: a[start:stop] for k, a in out.items()}, dtype)
-            done.append(stop - start)
+            return stop - start
 
+        self._each(work, run)
+
+    def _each(self, work: Callable[[int], int], run: Run) -> None:
+        """In threads; ``work`` takes where a chunk starts and returns its samples."""
         done: list[int] = []
         reported: list[int] = []
 
@@ -185,7 +227,8 @@ class _NumpyExecutable:
             run.progress(reported[-1])
 
         starts = range(0, run.n, run.chunk)
-        in_threads(work, starts, run.threads, report if run.progress is not None else None)
+        after = report if run.progress is not None else None
+        in_threads(lambda start: done.append(work(start)), starts, run.threads, after)
         if run.progress is not None and reported[-1:] != [run.n]:
             run.progress(run.n)
 

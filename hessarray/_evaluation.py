@@ -62,12 +62,19 @@ class _Job:
         """Flat results by name."""
         if self.run is None:
             return {k: self.xp.reshape(self.zero, (0, *s)) for k, s in self.shapes.items()}
-        bound = self.bound if self.bind is None else self.compiled.bind(*self.bind)
         if self.out is not None:
-            values = self.compiled.run(bound, self.inputs, self.seeds, self.run, self.out)
+            values = self.compiled.run(self._bound(), self.inputs, self.seeds, self.run, self.out)
         else:
-            values = self.compiled.run(bound, self.inputs, self.seeds, self.run)
+            values = self.compiled.run(self._bound(), self.inputs, self.seeds, self.run)
         return dict(zip(self.shapes, values, strict=True))
+
+    def consume(self, take: Any) -> None:
+        """Hand flat results over chunk by chunk: take(number of the chunk, results by name)."""
+        if self.run is not None:
+            self.compiled.consume(self._bound(), self.inputs, self.seeds, self.run, take)
+
+    def _bound(self) -> Any:
+        return self.bound if self.bind is None else self.compiled.bind(*self.bind)
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class Evaluation:
     """A traced function with its plans and bound programs; subclasses say what is traced."""
 
     in_shapes: tuple[Shape, ...]
+    _consumed = False  # results are taken chunk by chunk and never held for all samples
 
     def _setup(self, in_shapes: tuple[Shape, ...]) -> None:
         self.in_shapes = in_shapes
@@ -260,16 +268,15 @@ class Evaluation:
         itemsize = 4 if dtype == "float32" else 8
         shapes = {k: v.shape for k, v in plan.program.outputs.items()}
         out = self._out(options.get("out"), shapes, want, batch, dtype, backend)
-        self._check_memory(plan, n, itemsize, limit, backend, out is not None)
+        elsewhere = out is not None or self._consumed
+        self._check_memory(plan, n, itemsize, limit, backend, elsewhere)
         if n == 0:
             zero = xp.reshape(x[0], (-1,))[:0]
             return _Job(want, batch, xp, shapes, inputs=inputs, zero=zero)
         params = self._parameters() if parameters is None else self._given(parameters)
         arrays = [*inputs.values(), *own.values(), *params.values()]
         traced = backend.traced([a for a in arrays if backend.owns(a)])
-        run = self._run(
-            plan, n, itemsize, limit, threads, progress, backend, traced, out is not None
-        )
+        run = self._run(plan, n, itemsize, limit, threads, progress, backend, traced, elsewhere)
         compiled = plan.compiled(backend)
         keep = parameters is None and not traced
         bind, bound = self._bind(plan, compiled, backend, dtype, device, params, keep)
@@ -443,6 +450,8 @@ class Evaluation:
             results = 0 if given else plan.result_entries * n * (1 if backend.in_place else 2)
             room = max(limit - (results + plan.entries_once) * itemsize, 1)
         per_sample = plan.intermediates(backend.in_place) * itemsize
+        if self._consumed:
+            per_sample += plan.result_entries * itemsize
         work = Work(n, per_sample, plan.program.flops[1], room, threads)
         chunk, threads = backend.schedule(work)
         return Run(n, chunk, threads, progress_callback(progress, n))

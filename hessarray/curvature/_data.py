@@ -185,6 +185,7 @@ class Options:
         extra: int = 0,
         seeds: Mapping[str, Any] | None = None,
         held: int = 0,
+        **more: Any,
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """What ``samples`` gives, a piece of the samples at a time: (how many, by name).
 
@@ -198,7 +199,7 @@ class Options:
         for start in range(0, data.n, size):
             part = [a[start : start + size, ...] for a in data.arrays]
             count = min(size, data.n - start)
-            found = samples(part, seeds, threads=self.threads)
+            found = samples(part, seeds, threads=self.threads, **more)
             yield count, found
             if report is not None:
                 report(start + count)

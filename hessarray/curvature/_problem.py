@@ -162,12 +162,17 @@ class Problem:
     def keep(self, key: Any, value: Any) -> None:
         self._kept[key] = value
 
-    def samples(self, key: Any, nodes: Mapping[str, Node], builder: Builder) -> Samples:
-        """The program for these nodes, made once."""
-        found: Samples = self.kept(
-            ("program", key), lambda: Samples(self.model, builder, nodes, self.in_shapes)
-        )
-        return found
+    def samples(
+        self,
+        key: Any,
+        nodes: Mapping[str, Node],
+        builder: Builder,
+        more: Sequence[Shape] = (),
+        kind: type[Samples] = Samples,
+    ) -> Any:
+        """The program for these nodes, made once; ``more`` arrays come behind inputs and target."""
+        shapes = (*self.in_shapes, *more)
+        return self.kept(("program", kind, key), lambda: kind(self.model, builder, nodes, shapes))
 
 
 def _traced(

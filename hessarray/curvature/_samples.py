@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hessarray._evaluation import Evaluation
@@ -18,7 +18,7 @@ from hessarray.plan.memory import plan_memory
 from hessarray.plan.plan import Plan
 from hessarray.plan.want import Want, wanted
 
-__all__ = ["Samples"]
+__all__ = ["Consumed", "Samples"]
 
 Shape = tuple[int, ...]
 
@@ -73,3 +73,19 @@ class Samples(Evaluation):
     def entries(self) -> int:
         """Numbers that come back for each sample."""
         return sum(node.size for node in self.nodes.values())
+
+
+class Consumed(Samples):
+    """The same where the values are used up chunk by chunk, by the thread that made them."""
+
+    _consumed = True
+
+    def consume(
+        self,
+        arrays: Sequence[Any],
+        take: Callable[[int, dict[str, Any]], None],
+        seeds: Mapping[str, Any],
+        **options: Any,
+    ) -> None:
+        """Call take(number of the chunk, values by name); the memory is used again after it."""
+        self._prepare(arrays, wanted(), options, seeds).consume(take)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from hessarray.curvature._data import Data, Options
 from hessarray.curvature._gradients import OuterSums, gradient_sums
 from hessarray.curvature._numpy_sums import NumpySums
 from hessarray.curvature._problem import Problem
-from hessarray.curvature._samples import Samples
+from hessarray.curvature._samples import Consumed, Samples
 from hessarray.curvature._sums import FunctionalSums
 from hessarray.errors import MemoryLimitError
 from hessarray.plan.parameters import HessianForm
+from hessarray.plan.split import Split, split
 
 __all__ = [
+    "OuterTotals",
     "Pair",
     "Totals",
     "block_sums",
@@ -35,6 +38,7 @@ __all__ = [
 ]
 
 Pair = tuple[str, str]
+_KEPT = 256 << 20  # bytes of what does not change between products
 _NAMES = {"hessian": "loss_hessian", "gauss_newton": "gauss_newton", "fisher": "empirical_fisher"}
 
 
@@ -241,16 +245,90 @@ def outer_totals(
     seeds: Mapping[str, Any],
 ) -> dict[int, Any]:
     """Sums (psi) over all samples, by the place of psi."""
-    samples = task.samples(key, what.nodes, what.inj.builder)
-    sums: dict[int, Any] = {}
-    if not what.nodes:
-        return sums
-    for _, found in how.pieces(samples, data, seeds=seeds):
-        for i, part in what.summed(data.xp, found).items():
-            if how.accumulate is not None:
-                part = data.xp.astype(part, getattr(data.xp, how.accumulate))
-            sums[i] = sums[i] + part if i in sums else part
-    return sums
+    return OuterTotals(task, key, what, data, how).sums(seeds)
+
+
+class OuterTotals:
+    """Sums (psi) over all samples, for seeds that come later.
+
+    Of a program that is run for many ``directions`` the part that does not change is kept for all
+    samples, if it takes no more than a quarter of a GiB and nothing watches.
+    """
+
+    def __init__(
+        self,
+        task: Problem,
+        key: Any,
+        what: OuterSums,
+        data: Data,
+        how: Options,
+        seeds: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.what, self.data, self.how = what, data, how
+        nodes, builder, more = what.nodes, what.inj.builder, ()
+        if seeds is not None and nodes:
+            count = len(data.arrays)
+            parts = task.kept(
+                ("split", key),
+                lambda: split(nodes, lambda k: k not in seeds, lambda i: f"x{i + count}"),
+            )
+            if self._fits(task, parts):
+                kept = task.samples(("kept", key), parts.kept, builder)
+                found = how.whole(kept, data, seeds).values() if parts.kept else ()
+                flat = tuple(data.xp.reshape(a, (data.n, -1)) for a in found)
+                self.data = replace(data, arrays=data.arrays + flat)
+                nodes, builder = parts.nodes, parts.builder
+                more = tuple((node.size,) for node in parts.kept.values())
+                key = ("moving", key)
+        self.in_place = data.backend.name == "numpy"
+        kind = Consumed if self.in_place else Samples
+        self.samples = task.samples(key, nodes, builder, more, kind) if nodes else None
+
+    def _fits(self, task: Problem, parts: Split) -> bool:
+        data, limit = self.data, self.how.memory_limit
+        each = sum(node.size for node in parts.kept.values()) * data.itemsize
+        watched = data.backend.traced([*data.arrays, *task.model._parameters().values()])
+        return data.n * each <= min(_KEPT, _KEPT if limit is None else limit // 2) and not watched
+
+    def sums(self, seeds: Mapping[str, Any], **options: Any) -> dict[int, Any]:
+        """By the place of psi; what is not there is zero."""
+        total = _InOrder(self.what, self.data.xp, self.how.accumulate)
+        if self.samples is None:
+            return total.sums
+        if self.in_place:
+            options |= {"memory_limit": self.how.memory_limit, "threads": self.how.threads}
+            options["progress"] = self.how.progress
+            self.samples.consume(self.data.arrays, total, seeds, **options)
+        else:
+            pieces = self.how.pieces(self.samples, self.data, seeds=seeds, **options)
+            for i, (_, found) in enumerate(pieces):
+                total(i, found)
+        return total.sums
+
+
+class _InOrder:
+    """Adds up what threads bring in the order of the chunks: every time the same digits."""
+
+    def __init__(self, what: OuterSums, xp: Any, dtype: str | None) -> None:
+        self.what, self.xp, self.dtype = what, xp, dtype
+        self.sums: dict[int, Any] = {}
+        self.waiting: dict[int, dict[int, Any]] = {}
+        self.next = 0
+        self.lock = threading.Lock()
+
+    def __call__(self, chunk: int, found: Mapping[str, Any]) -> None:
+        part = self.what.summed(self.xp, found)
+        with self.lock:
+            self.waiting[chunk] = part
+            while self.next in self.waiting:
+                self._add(self.waiting.pop(self.next))
+                self.next += 1
+
+    def _add(self, parts: dict[int, Any]) -> None:
+        for i, part in parts.items():
+            if self.dtype is not None:
+                part = self.xp.astype(part, getattr(self.xp, self.dtype))
+            self.sums[i] = self.sums[i] + part if i in self.sums else part
 
 
 def pulled_totals(

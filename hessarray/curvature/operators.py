@@ -19,7 +19,7 @@ from hessarray.curvature._gradients import product_sums
 from hessarray.curvature._matrices import form_scale
 from hessarray.curvature._problem import Problem
 from hessarray.curvature._totals import (
-    outer_totals,
+    OuterTotals,
     parameters_at,
     psi_gradients,
     pulled_totals,
@@ -51,10 +51,11 @@ class ParameterOperator:
         self.shape = (self._ends[-1], self._ends[-1])
         self.dtype = data.arrays[0].dtype
         form = task.form(kind)
-        self._what = task.kept(("product", kind), lambda: product_sums(form, product_of(form)))
+        what = task.kept(("product", kind), lambda: product_sums(form, product_of(form)))
         self._made = task.compositions(kind)
         self._seeds = {"scale": np.asarray(form_scale(kind, task, data))}
-        self._at = parameters_at(task, data, Options())
+        self._at, self._version = parameters_at(task, data, Options()), task.model._version()
+        self._totals = OuterTotals(task, ("product", kind), what, data, how, self._seeds)
         self._model = task.model  # alive as long as this is
         self._gradients: dict[int, Any] | None = None
 
@@ -81,8 +82,8 @@ class ParameterOperator:
         seeds = dict(self._seeds)
         for i, c in enumerate(self._made):
             seeds[seed_name(i)] = c.pushed(xp, moved, self._at)
-        key = ("product", self._kind)
-        sums = outer_totals(task, key, self._what, data, self._how, seeds)
+        moved_on = task.model._version() != self._version
+        sums = self._totals.sums(seeds, **({"parameters": self._at} if moved_on else {}))
         found = pulled_totals(task, self._kind, sums, data, self._how)
         if self._kind == "hessian" and not all(c.plain for c in self._made):
             for i, g in self._psi_gradients().items():
