@@ -535,14 +535,21 @@ def saved(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
 KERNEL = "layers/dense/vars/0"
 
 
-def replaced(make: Callable[[Any, Any], Any]) -> Callable[[dict[str, Any]], None]:
+def first_layer(members: dict[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = members[CONFIG]["config"]["layers"][1]["config"]
+    return config
+
+
+def replaced(
+    make: Callable[[Any, Any], Any], number: str = "0"
+) -> Callable[[dict[str, Any]], None]:
     def change(members: dict[str, Any]) -> None:
         with h5(members) as file:
             group = file["layers/dense/vars"]
-            del group["0"]
+            del group[number]
             made = make(file, group)
             if made is not None:
-                group["0"] = made
+                group[number] = made
 
     return change
 
@@ -609,6 +616,14 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "wrong shape": (
         replaced(lambda f, g: np.zeros((3, 4))),
         r"layer 'dense.*' \(Dense\): .*\(4,\) and \(3, 4\)",
+    ),
+    "fewer units than weights": (
+        lambda m: first_layer(m).update({"units": 3}),
+        r"layer 'dense.*' \(Dense\) has weights of shape \(4, 4\) and \(4,\) for 3 features",
+    ),
+    "a bias of one number": (
+        replaced(lambda f, g: np.zeros(1), "1"),
+        r"layer 'dense.*' \(Dense\) has weights of shape \(4, 4\) and \(1,\) for 4 features",
     ),
     "another layer": (
         lambda m: m[CONFIG]["config"]["layers"][1].update({"class_name": "__class__"}),

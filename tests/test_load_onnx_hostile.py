@@ -469,6 +469,46 @@ def test_functions_that_multiply_inside_branches(tmp_path: Path) -> None:
         ha.load(tmp_path / "bad.onnx")
 
 
+def test_functions_that_multiply_their_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of two megabytes, whose function is called 1,000 times, took ten gigabytes."""
+    from hessarray.load import onnx_file
+
+    monkeypatch.setattr(onnx_file, "_MAX_CALLED", 10 * MB)
+    tensor = onnx.numpy_helper.from_array(np.ones(MB // 4, F32))
+    body = [
+        helper.make_node("Constant", [], ["c"], value=tensor),
+        helper.make_node("ReduceSum", ["c"], ["s"]),
+        helper.make_node("Add", ["a", "s"], ["b"]),
+    ]
+    opsets = [helper.make_opsetid("", 21)]
+    nodes = [
+        helper.make_node("add", [f"u{i}" if i else "x"], [f"u{i + 1}"], domain="f")
+        for i in range(11)
+    ]
+    proto = model([*nodes, node("Identity", "u11")], {"x": ("n", 3)})
+    proto.opset_import.append(helper.make_opsetid("f", 1))
+    proto.functions.append(helper.make_function("f", "add", ["a"], ["b"], body, opsets))
+    with one_sentence(written(tmp_path, proto), "its functions make nodes of 11,[0-9,]+ bytes"):
+        ha.load(tmp_path / "bad.onnx")
+
+
+def test_many_nodes_that_read_one_large_array(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes little time, and all of them hours."""
+    from hessarray.load import onnx_graph
+
+    monkeypatch.setattr(onnx_graph, "_MAX_READ", 10 * MB)
+    nodes = [node("ConstantOfShape", "s", "c")]
+    nodes += [node("ReduceMax", "c", f"m{i}", keepdims=0) for i in range(40)]
+    nodes.append(node("Sum", "x " + " ".join(f"m{i}" for i in range(40))))
+    path = written(tmp_path, model(nodes, {"x": ("n", 3)}, weights={"s": ints(1 << 18)}))
+    with one_sentence(path, r"up to node 'ReduceMax:m10' .* nodes read 11,534,344 bytes, at most"):
+        ha.load(path)
+
+
 def test_a_hint_among_many_outputs_takes_no_time(tmp_path: Path) -> None:
     names = [f"y{i}" for i in range(10_000)]
     nodes = [node("NonZero", "x", "z"), *(node("Identity", "x", name) for name in names)]

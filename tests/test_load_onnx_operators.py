@@ -340,3 +340,15 @@ def test_value_gradient_and_hessian(kind: str) -> None:
 
 def test_each_operator_has_one_model() -> None:
     assert sorted([*CURVED, *LINEAR, *COMPOSED]) == sorted(OPERATORS)
+
+
+@pytest.mark.parametrize("first", [-1, 2, 9, -9])
+@pytest.mark.parametrize("last", [-9, -2, 0, 9])
+@pytest.mark.parametrize("by", [-2, -1, 1, 2])
+def test_slices_from_and_to_anywhere(first: int, last: int, by: int) -> None:
+    weights = {"s": ints(first), "e": ints(last), "a": ints(1), "t": ints(by)}
+    proto = model([node("Slice", "x s e a t")], {"x": ("n", 5)}, weights=weights)
+    x = normal(6, 2, 5).astype(F32)
+    (want,) = runtime(proto, x=x)
+    if want.size:
+        assert np.array_equal(ha.from_onnx(proto).value(x), want)

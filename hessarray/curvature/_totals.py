@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -251,8 +251,8 @@ def outer_totals(
 class OuterTotals:
     """Sums (psi) over all samples, for seeds that come later.
 
-    Of a program that is run for many ``directions`` the part that does not change is kept for all
-    samples, if it takes no more than a quarter of a GiB and nothing watches.
+    Where only the seeds named in ``changing`` come later, whatever does not need them is kept for
+    all samples, if it takes no more than a quarter of a GiB and no tape or compiler watches.
     """
 
     def __init__(
@@ -262,15 +262,16 @@ class OuterTotals:
         what: OuterSums,
         data: Data,
         how: Options,
+        changing: Collection[str] = (),
         seeds: Mapping[str, Any] | None = None,
     ) -> None:
         self.what, self.data, self.how = what, data, how
         nodes, builder, more = what.nodes, what.inj.builder, ()
-        if seeds is not None and nodes:
+        if changing and nodes:
             count = len(data.arrays)
             parts = task.kept(
                 ("split", key),
-                lambda: split(nodes, lambda k: k not in seeds, lambda i: f"x{i + count}"),
+                lambda: split(nodes, changing, lambda i: f"x{i + count}"),
             )
             if self._fits(task, parts):
                 kept = task.samples(("kept", key), parts.kept, builder)

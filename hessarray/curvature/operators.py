@@ -55,7 +55,10 @@ class ParameterOperator:
         self._made = task.compositions(kind)
         self._seeds = {"scale": np.asarray(form_scale(kind, task, data))}
         self._at, self._version = parameters_at(task, data, Options()), task.model._version()
-        self._totals = OuterTotals(task, ("product", kind), what, data, how, self._seeds)
+        directions = [seed_name(i) for i in range(len(self._made))]
+        self._totals = OuterTotals(
+            task, ("product", kind), what, data, how, directions, self._seeds
+        )
         self._model = task.model  # alive as long as this is
         self._gradients: dict[int, Any] | None = None
 

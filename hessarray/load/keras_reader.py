@@ -274,7 +274,7 @@ class _Reader:
         params: dict[str, str] = {}
         constants: dict[str, Any] = {}
         if not operation:
-            params, constants = self.arrays(LAYERS[kind], config, f"{prefix}{name}", place)
+            params, constants = self.arrays(kind, config, f"{prefix}{name}", place)
         step = Step(place, kind, operation, {**config, **(options or {})}, params, constants, args)
         self.steps.append(step)
         return Ref(self.inputs + len(self.steps) - 1)
@@ -295,13 +295,14 @@ class _Reader:
             raise LoadError(f"{place} has dtype {shown(name)}, float32 or float64 is expected")
 
     def arrays(
-        self, rule: Rule, config: Any, path: str, place: str
+        self, kind: str, config: Any, path: str, place: str
     ) -> tuple[dict[str, str], dict[str, Any]]:
-        names = rule.weights(config).split()
+        names = LAYERS[kind].weights(config).split()
         found = self.weights.get(path, [])
         if len(found) != len(names):
             expected = ", ".join(k.strip("~") for k in names) or "none"
             raise LoadError(f"{place} has {len(found)} weights, {expected} expected")
+        _check_count(kind, config, dict(zip(names, found, strict=True)), place)
         params = {}
         for name, array in zip(names, found, strict=True):
             if not name.startswith("~"):
@@ -309,6 +310,18 @@ class _Reader:
                 self.params[params[name]] = array
         constants = {k: a for k, a in zip(names, found, strict=True) if k.startswith("~")}
         return params, constants
+
+
+def _check_count(kind: str, config: Any, arrays: Mapping[str, Any], place: str) -> None:
+    """Kernel and bias are of as many features as the description says."""
+    count = config.get("units", config.get("filters"))
+    kernel, bias = arrays.get("kernel"), arrays.get("bias")
+    if count is None or kernel is None:
+        return
+    axis = -2 if kind.endswith("Transpose") else -1
+    if kernel.shape[axis:][:1] != (count,) or (bias is not None and bias.shape != (count,)):
+        shapes = f"{kernel.shape}" if bias is None else f"{kernel.shape} and {bias.shape}"
+        raise LoadError(f"{place} has weights of shape {shapes} for {shown(count)} features")
 
 
 def _unsupported(kind: str) -> str:

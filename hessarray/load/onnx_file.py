@@ -16,6 +16,7 @@ __all__ = ["Model", "check_valid", "library", "read_onnx"]
 
 _OLDEST = 7
 _MAX_NODES = 100_000
+_MAX_CALLED = 1 << 28  # bytes of the nodes that calls of a model's functions become
 
 
 @dataclass(frozen=True)
@@ -112,28 +113,35 @@ def _opsets(onnx: Any, model: Any, place: str) -> dict[str, int]:
 def _inlined(model: Any, place: str) -> Any:
     """The model with calls of its own functions replaced by their nodes."""
     functions = {(f.domain, f.name): f for f in model.functions}
-    sizes: dict[tuple[str, str], int] = {}
+    sizes: dict[tuple[str, str], tuple[int, int]] = {}
 
-    def size(nodes: Iterable[Any], open_calls: tuple[Any, ...]) -> int:
-        total = 0
+    def size(nodes: Iterable[Any], open_calls: tuple[Any, ...]) -> tuple[int, int]:
+        """Nodes, and bytes of those that stand in functions: they may hold tensors."""
+        count, called = 0, 0
         for node in nodes:
             key = (node.domain, node.op_type)
             if key in open_calls:
                 raise LoadError(f"{place}: function {shown(node.op_type)} calls itself")
             if key in functions and key not in sizes:
                 sizes[key] = size(functions[key].node, (*open_calls, key))
-            total += sizes.get(key, 1)
+            inside = [sizes.get(key, (1, node.ByteSize() if open_calls else 0))]
             for attribute in node.attribute:  # the branches of If, which are expanded, too
-                for graph in (*attribute.graphs, attribute.g):
-                    total += size(graph.node, open_calls)
-        return total
+                inside += [size(g.node, open_calls) for g in (*attribute.graphs, attribute.g)]
+            count += sum(n for n, _ in inside)
+            called += sum(b for _, b in inside)
+        return count, called
 
     try:
-        count = size(model.graph.node, ())
+        count, called = size(model.graph.node, ())
     except RecursionError:
         raise LoadError(f"{place}: functions are nested too deeply") from None
     if count > _MAX_NODES:  # counted before nested calls multiply
         raise LoadError(f"{place}: {count} nodes are more than {_MAX_NODES}")
+    if called > _MAX_CALLED:
+        raise LoadError(
+            f"{place}: calls of its functions make nodes of {called:,} bytes, at most "
+            f"{_MAX_CALLED:,} are expected"
+        )
     from onnx import inliner
 
     try:

@@ -23,16 +23,27 @@ _CLOSE = 1e-6  # constants are often float32, whatever the weights are
 _MOST_FACTORS = 16  # values that are looked at: a product may be as long as its file
 
 
-def _of(function: Callable[[Any], Any]) -> Callable[[Node, Any], Any]:
-    return lambda node, z: z if isinstance(z, Samples) else function(z)
+def _one_and(sign: float, name: str) -> Callable[[Node, Any], Any]:
+    """1 + erf(sign z) or 1 + tanh(sign z)."""
+
+    def operator(node: Node, z: Any) -> Any:
+        if isinstance(z, Samples):
+            return z
+        if is_constant(z):  # there is nothing to differentiate: as the file has it
+            return 1.0 + sign * activation(name)(z)
+        if name == "erf":
+            return namespace_of(z).erfc(z * -sign)
+        return activation("sigmoid")(z * (2.0 * sign)) * 2.0
+
+    return operator
 
 
 #: What sums become, as rows of the operators' table; no file can name them.
 FUSED: dict[str, Callable[[Node, Any], Any]] = {
-    "1 + Erf": _of(lambda z: namespace_of(z).erfc(-z)),
-    "1 - Erf": _of(lambda z: namespace_of(z).erfc(z)),
-    "1 + Tanh": _of(lambda z: activation("sigmoid")(z * 2.0) * 2.0),
-    "1 - Tanh": _of(lambda z: activation("sigmoid")(z * -2.0) * 2.0),
+    "1 + Erf": _one_and(1.0, "erf"),
+    "1 - Erf": _one_and(-1.0, "erf"),
+    "1 + Tanh": _one_and(1.0, "tanh"),
+    "1 - Tanh": _one_and(-1.0, "tanh"),
 }
 
 

@@ -22,6 +22,8 @@ __all__ = ["Steps", "check_samples_apart", "steps_to"]
 _ML = "ai.onnx.ml"
 # Bytes that all values of a graph may take together: a file of a few hundred bytes asks for any.
 _MAX_BYTES = 1 << 30
+# Bytes that all nodes may read together: each of them may read a large array in a second.
+_MAX_READ = 8 << 30
 _ALL = OPERATORS | FUSED
 _MOST_HINTS = 8  # outputs that are looked at for one that can be computed
 # What the operators here were written against; one that changed later is refused.
@@ -44,9 +46,15 @@ class Steps:
         LoadError
             A node cannot be computed; names it, its operator and the shapes that it meets.
         """
-        known, total = dict(values), 0
+        known, total, read = dict(values), 0, 0
         for node in self.nodes:
             args = [known[name] if name else None for name in node.inputs]
+            read += sum(getattr(a, "nbytes", 0) for a in args)
+            if read > _MAX_READ:
+                raise LoadError(
+                    f"{self.place}: up to node {shown(node.name)} ({node.kind}) the nodes read "
+                    f"{read:,} bytes, at most {_MAX_READ:,} are expected"
+                )
             try:
                 with np.errstate(all="ignore"):
                     found = _ALL[node.kind](node, *args)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -85,7 +84,6 @@ class _Constants(SimpleNamespace):
 _CONSTANTS = _Constants(
     broadcast_to=_broadcast_to,
     erf=activation("erf"),
-    erfc=np.vectorize(math.erfc, otypes=[np.float64]),
     stop_gradient=lambda x: x,
 )
 

@@ -168,7 +168,8 @@ def _slice(node: Node, x: Any, *inputs: Any) -> Any:
         n = x.shape[axis]
         # An end before the first entry is None for a slice, where -1 is the last entry.
         stop = None if step < 0 and j < -n else j
-        x = _cut(x, axis, slice(i, stop, step))
+        # A start before the first entry is the first one, where a slice backwards finds none.
+        x = _cut(x, axis, slice(max(i, -n), stop, step))
     return x
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from hessarray.graph.builder import Builder
 from hessarray.graph.node import (
     SAMPLE,
+    Add,
     Broadcast,
+    Concat,
     Einsum,
     Injection,
     Node,
@@ -18,6 +20,8 @@ from hessarray.graph.node import (
 )
 
 __all__ = ["Split", "split"]
+
+_CHEAP = (Add, Broadcast, Concat, Injection, Reshape, Seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +34,17 @@ class Split:
 
 
 def split(
-    nodes: Mapping[str, Node], changing: Callable[[str], bool], name: Callable[[int], str]
+    nodes: Mapping[str, Node], changing: Collection[str], name: Callable[[int], str]
 ) -> Split:
-    """What samples and parameters give is kept; seeds that are ``changing`` come with every call.
+    """What is known without the seeds named in ``changing`` is kept.
 
-    Kept node i becomes the batched seed ``name(i)``, flat. Another shape or order of the same
-    numbers is not kept besides.
+    Kept node i becomes the batched seed ``name(i)``, flat. What is made of kept nodes in passing,
+    such as another order, sums and products of entries, is not kept besides.
     """
     order = topological(list(nodes.values()))
     moves: set[int] = set()
     for node in order:
-        own = isinstance(node.op, Seed) and changing(node.op.name)
+        own = isinstance(node.op, Seed) and node.op.name in changing
         if own or any(id(a) in moves for a in node.args):
             moves.add(id(node))
     needed: dict[int, bool] = {}  # whether to keep it
@@ -66,9 +70,9 @@ def split(
 
 
 def _worth_keeping(node: Node) -> bool:
-    if node.level != SAMPLE or node.truth or isinstance(node.op, (Seed, Reshape, Broadcast)):
+    """Whether reading it from memory takes less time than making it from what else is kept."""
+    if node.level != SAMPLE or node.truth or isinstance(node.op, _CHEAP):
         return False
+    # A product entry by entry, or another order of the axes, takes no more than a pass in cache.
     op = node.op
-    if isinstance(op, Einsum) and len(op.inputs) == 1 and op.scale == 1.0:
-        return set(op.inputs[0]) != set(op.output)
-    return not isinstance(op, Injection)
+    return not (isinstance(op, Einsum) and all(set(t) <= set(op.output) for t in op.inputs))
