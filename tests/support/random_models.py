@@ -37,7 +37,7 @@ KINDS = (
 )
 
 
-@dataclass
+@dataclass(repr=False)
 class Drawn:
     """A model under construction, then one to be asked."""
 
@@ -188,7 +188,7 @@ def _grow(draw: Any, model: Drawn) -> None:
 # ---- losses -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RandomLoss:
     """A loss for hessarray, and torch's of all samples; what targets it is meant for."""
 
