@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 import pickle
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -289,7 +289,7 @@ def test_one_and_a_saturated_function_do_not_cancel(kind: str, sign: str) -> Non
 @pytest.mark.parametrize("kind", ["Erf", "Tanh"])
 def test_one_and_a_function_of_a_constant(kind: str, sign: str) -> None:
     """Such constants were computed number by number: large ones took half a minute."""
-    size = np.asarray([1 << 21], np.int64)
+    size = np.asarray([1 << 23], np.int64)
     third = onnx.numpy_helper.from_array(np.asarray([0.3], F32))
     nodes = [node("ConstantOfShape", "size", "c", value=third), node(kind, "c", "e")]
     nodes += [node("Add" if sign == "+" else "Sub", "one e", "g")]
@@ -297,7 +297,7 @@ def test_one_and_a_function_of_a_constant(kind: str, sign: str) -> None:
     weights = {"size": size, "one": np.asarray(1.0, F32)}
     start = time.perf_counter()
     net = ha.from_onnx(model(nodes, {"x": ("n", 1)}, weights=weights))
-    assert time.perf_counter() - start < 0.5
+    assert time.perf_counter() - start < 2.0
     function = math.erf if kind == "Erf" else math.tanh
     want = 1.0 + function(0.3) * (1.0 if sign == "+" else -1.0)
     assert net.value(np.zeros(1))[0] == pytest.approx(want, rel=1e-6)
