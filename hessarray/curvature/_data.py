@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -169,6 +169,11 @@ class Options:
         if self.accumulate not in (*DTYPES, None):
             raise OptionError(f"accumulate={self.accumulate!r}: use 'float64' or 'float32'")
 
+    def for_passes(self, n: int) -> Options:
+        """With one progress for several passes over the n samples: it never falls back."""
+        report = progress_callback(self.progress, n)
+        return self if report is None else replace(self, progress=_rising(report))
+
     def piece(self, per_sample: int, n: int, held: int) -> int:
         """Samples at a time, of so many bytes each."""
         room = _PIECE
@@ -215,3 +220,15 @@ class Options:
             threads=self.threads,
             progress=self.progress,
         )
+
+
+def _rising(report: Callable[[int], None]) -> Callable[[int], None]:
+    most = 0
+
+    def rising(done: int) -> None:
+        nonlocal most
+        if done > most:
+            most = done
+            report(done)
+
+    return rising

@@ -47,7 +47,8 @@ def _summed(
     per_layer = rest.pop("per_layer", False)
     task, data, how = asked(model, criterion, inputs, target, params, is_batch, rest)
     pairs = pairs_of(task.names, diagonal_only, per_layer)
-    return task, data, totals(task, kind, pairs, data, how, form_scale(kind, task, data))
+    scale = form_scale(kind, task, data)
+    return task, data, totals(task, kind, pairs, data, how.for_passes(data.n), scale)
 
 
 def summed_dict(kind: str, *args: Any) -> Dict:

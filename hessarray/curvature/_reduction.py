@@ -56,8 +56,9 @@ def _observed(task: Problem, data: Data) -> str:
         outputs = model.value(*data.arrays[:count])
         whole = np.asarray(to_numpy(loss.function(outputs, *data.arrays[count:])), dtype=np.float64)
     except Exception as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
         raise OptionError(
-            f"the loss cannot be called with all samples at once ({error}), so it is not known "
+            f"the loss cannot be called with all samples at once ({why}), so it is not known "
             f"whether it is their sum or mean: {mend}"
         ) from error
     if whole.size != 1:

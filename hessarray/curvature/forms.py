@@ -200,6 +200,9 @@ def kfac_factors(
             else:
                 part = xp.sum(a, axis=0)
             sums[name] = sums[name] + part if name in sums else part
+    for name, node in nodes.items():  # of no samples
+        if name not in sums:
+            sums[name] = data.zeros((node.shape[-1], node.shape[-1]))
     return {
         tuple(form.inj.names(e.psi)[0] for e in entries): (sums[f"u{k}"], sums[f"S{k}"])
         for k, entries in layers.items()
@@ -221,7 +224,7 @@ def _diagonal(
     options: dict[str, Any],
 ) -> dict[str, Any]:
     task, data, how = asked(model, criterion, inputs, target, params, is_batch, options)
-    scale = form_scale(kind, task, data)
+    scale, how = form_scale(kind, task, data), how.for_passes(data.n)
     made = task.compositions(kind)
     xp = data.xp
     found: dict[str, Any] = {}

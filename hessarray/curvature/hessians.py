@@ -84,7 +84,8 @@ def model_hessian_dict(
         The blocks would not fit; the message has the bytes, and what needs less.
     """
     task, data, how = asked(model, None, inputs, None, params, is_batch, options)
-    blocks = model_blocks(task, pairs_of(task.names, diagonal_only), data, how)
+    pairs = pairs_of(task.names, diagonal_only)
+    blocks = model_blocks(task, pairs, data, how.for_passes(data.n))
     lead = (*data.batch, *model.out_shape)
     return as_dict(task, data, blocks, lead)
 
@@ -103,7 +104,8 @@ def model_hessian_matrix(
     ``diagonal_only`` what is outside of the blocks H["P"]["P"] is zero.
     """
     task, data, how = asked(model, None, inputs, None, params, is_batch, options)
-    blocks = model_blocks(task, pairs_of(task.names, diagonal_only), data, how)
+    pairs = pairs_of(task.names, diagonal_only)
+    blocks = model_blocks(task, pairs, data, how.for_passes(data.n))
     whole = joined_matrix(task, data, blocks, 2)
     return data.xp.reshape(whole, (*data.batch, *model.out_shape, *whole.shape[2:]))
 
