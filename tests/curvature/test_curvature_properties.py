@@ -172,12 +172,12 @@ def _with_parameters_as_inputs(model: Drawn) -> Any:
 @settings(max_examples=15)
 @given(cases(depth=2), st.sampled_from([1, 2]))
 def test_streamed_pieces_and_threads_add_up(case: Case, threads: int) -> None:
-    n = 60
+    n = 300
     xs = tuple(np.resize(x, (n, *x.shape[1:])) * np.linspace(0.5, 1.0, n)[:, None] for x in case.xs)
     t = np.resize(case.t, (n, *case.t.shape[1:]))
     args = case.f, case.loss.own, xs, t
     whole = loss_hessian_matrix(*args, threads=3 - threads)
-    limit = whole.nbytes + 3_000
+    limit = whole.nbytes + 16_000
     scale = float(np.abs(whole).max())
     close(loss_hessian_matrix(*args, memory_limit=limit, threads=threads), whole, EXACT, scale)
     diagonal = flat(loss_hessian_diagonal(*args, memory_limit=limit, threads=threads))
