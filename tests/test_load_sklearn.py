@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -225,6 +226,22 @@ def test_transformers_by_themselves() -> None:
     np.testing.assert_allclose(
         ha.from_sklearn(model).value(POINTS), model.transform(POINTS), rtol=1e-11, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("kind", ["mean std", "centering scaling"])
+def test_scalers_that_leave_a_step_out(kind: str, late: bool) -> None:
+    """They have the attribute all the same, and look at their options when they are called."""
+    make = StandardScaler if kind == "mean std" else RobustScaler
+    for used in itertools.product([False, True], repeat=2):
+        options = {f"with_{k}": v for k, v in zip(kind.split(), used, strict=True)}
+        scaler = make(**{} if late else options)
+        target = TransformedTargetRegressor(LinearRegression(), transformer=scaler).fit(X, Y2)
+        scaler.fit(X).set_params(**options)
+        target.transformer_.set_params(**options)
+        forward, back = scaler.transform(POINTS), target.predict(POINTS)
+        np.testing.assert_allclose(ha.from_sklearn(scaler).value(POINTS), forward, rtol=1e-12)
+        np.testing.assert_allclose(ha.from_sklearn(target).value(POINTS), back, rtol=1e-12)
 
 
 def test_single_precision_stays(tmp_path: Path) -> None:

@@ -180,12 +180,24 @@ def _transformed_target(estimator: Any, place: str) -> Layers:
 # ---- transformers --------------------------------------------------------------------------------
 
 
+# What switches a scaler's attribute off: StandardScaler(with_mean=False) has a mean_ all the same.
+_SWITCHES = {
+    "center_": ("with_centering",),
+    "mean_": ("with_mean",),
+    "scale_": ("with_std", "with_scaling"),
+}
+
+
 def _scaler(mean: str | None, std: str, inverse: bool) -> Callable[[Any, str], Layers]:
     """(u - mean) / std with these attributes, each of which may be None; or its inverse."""
 
+    def used(scaler: Any, name: str) -> Any:
+        value = getattr(scaler, name)  # an error where the scaler is not fitted
+        return value if all(getattr(scaler, k, True) for k in _SWITCHES.get(name, ())) else None
+
     def read(scaler: Any, place: str) -> Layers:
-        center = None if mean is None else getattr(scaler, mean)
-        scale = getattr(scaler, std)
+        center = None if mean is None else used(scaler, mean)
+        scale = used(scaler, std)
         if center is None and scale is None:
             return [Encode(*["identity"] * scaler.n_features_in_)]
         like = np.zeros(len(scale if center is None else center))
