@@ -114,7 +114,7 @@ class Evaluation:
         self._replaced = 0
         self._collected: tuple[int, dict[str, Any]] = (-1, {})  # parameters by version
         self._graph: Graph | None = None
-        self._traced_for: dict[str, Shape] = {}
+        self._traced_for: tuple[int, dict[str, Shape]] = (0, {})
         self._checked = -1
         self._warned = False  # of kinks
         self._plans: dict[Any, Plan] = {}
@@ -146,6 +146,10 @@ class Evaluation:
         """Moves whenever a parameter is replaced."""
         raise NotImplementedError
 
+    def _code_version(self) -> int:
+        """Moves, and the version with it, whenever the forward code may compute something else."""
+        return 0
+
     def _apply(self, inputs: Sequence[Any], params: Mapping[str, Any]) -> Any:
         """The forward code on traced inputs, with these parameters."""
         raise NotImplementedError
@@ -163,16 +167,17 @@ class Evaluation:
         return self.graph().out_shape
 
     def graph(self) -> Graph:
-        """The traced graph; traced again only when a parameter changes its shape."""
+        """The traced graph; traced again only when a parameter changes its shape, or the code."""
         version = self._version()
         if self._graph is None or self._checked != version:
             with self._lock:
                 shapes = {k: tuple(map(int, v.shape)) for k, v in self._parameters().items()}
-                if self._graph is None or self._traced_for != shapes:
+                traced_for = self._code_version(), shapes
+                if self._graph is None or self._traced_for != traced_for:
                     self._graph = trace(
                         lambda *a: self._apply(a[:-1], a[-1]), self.in_shapes, shapes
                     )
-                    self._traced_for = shapes
+                    self._traced_for = traced_for
                     self._plans = {}
                     self._bound = {}
                 self._checked = version
@@ -450,8 +455,8 @@ class Evaluation:
             results = 0 if given else plan.result_entries * n * (1 if backend.in_place else 2)
             room = max(limit - (results + plan.entries_once) * itemsize, 1)
         per_sample = plan.intermediates(backend.in_place) * itemsize
-        if self._consumed:
-            per_sample += plan.result_entries * itemsize
+        if self._consumed:  # while one is read the other is no longer, or not yet
+            per_sample = max(per_sample, plan.result_entries * itemsize)
         work = Work(n, per_sample, plan.program.flops[1], room, threads)
         chunk, threads = backend.schedule(work)
         return Run(n, chunk, threads, progress_callback(progress, n))

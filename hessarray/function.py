@@ -418,6 +418,9 @@ class _DerivedFunction(Function):
     def _version(self) -> int:
         return self._parent._version()
 
+    def _code_version(self) -> int:
+        return self._parent._code_version()
+
     def _replace(self, arrays: Mapping[str, Any]) -> None:
         self._parent._replace(arrays)
 

@@ -24,9 +24,11 @@ __all__ = [
     "Residual",
 ]
 
-# Counts changes of any layer's attributes: networks keep what they collected until it moves.
+# Counts changes of any layer's attributes: networks keep what they collected until it moves, and
+# the code that they traced until something else than an array changes.
 _edits = itertools.count(1)
 latest_edit = [0]
+latest_change = [0]
 
 Activation = str | Callable[[Any], Any]
 Shape = tuple[int, ...]
@@ -89,8 +91,11 @@ class Layer:
         self._set(name, value)
 
     def _set(self, name: str, value: Any) -> None:
+        before = vars(self).get(name, value)  # a new attribute is that of a layer being made
         object.__setattr__(self, name, value)
         latest_edit[0] = next(_edits)
+        if before is not value and None in (backend_of(before), backend_of(value)):
+            latest_change[0] = latest_edit[0]
 
     def _items(self) -> Iterator[tuple[str, Any]]:
         """(name, array or layer) in the order of definition."""

@@ -20,6 +20,7 @@ from hessarray.layers import (
     Layer,
     Residual,
     _below,
+    latest_change,
     latest_edit,
 )
 
@@ -132,6 +133,9 @@ class Network(Function):
 
     def _version(self) -> int:
         return latest_edit[0]
+
+    def _code_version(self) -> int:
+        return latest_change[0]
 
     def _replace(self, arrays: Mapping[str, Any]) -> None:
         for i, layer in enumerate(self.layers):

@@ -754,3 +754,48 @@ def test_functions_and_layers_say_what_they_are() -> None:
     assert repr(two) == "Function(in_shape=((2,), (3,)), 0 parameters)"
     assert repr([ha.Dense(2, 3), ha.Scale([1.0], [2.0])]) == "[Dense(2, 3), Scale(1, 1)]"
     assert repr(ha.Layer.__new__(ha.Layer)) == "Layer(?, ?)"
+
+
+# ---- what a layer computes may change -------------------------------------------------------------
+
+
+CHANGES = {
+    "activation": lambda net: setattr(net[0], "act", ha.activations.activation("softplus")),
+    "step": lambda net: setattr(net[1], "h", 0.3),
+    "bias": lambda net: setattr(net[0], "b", None),
+    "bias again": lambda net: [setattr(net[0], "b", b) for b in (None, np.ones(4))],
+    "a layer inside": lambda net: setattr(net[2], "inner", ha.Dense(4, 2, act="gelu", seed=5)),
+}
+
+
+class Wrapped(ha.Layer):
+    def __init__(self):
+        super().__init__(4, 2)
+        self.inner = ha.Dense(4, 2, act="tanh", seed=3)
+
+    def __call__(self, u):
+        return self.inner(u)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_of_what_a_layer_computes_are_seen(change):
+    net = ha.Network(ha.Dense(3, 4, act="tanh"), ha.Residual(4, act="tanh"), Wrapped(), seed=0)
+    whole, slope = ha.Network(net), net.gradient_function()
+    solver, x = ha.scipy_objective(net, 1), np.asarray([0.3, -0.2, 0.5])
+    asked = [net.value, net.hessian, whole.value, slope.value, solver.fun, solver.hess]
+    for ask in asked * 2:
+        ask(x)
+    CHANGES[change](net)
+    other = ha.Network(*net.layers)
+    f, df, d2f = other.value_gradient_hessian(x)
+    for ask, want in zip(asked, [f, d2f, f, df, f[1], d2f[..., 1]], strict=True):
+        np.testing.assert_allclose(ask(x), want, rtol=1e-13)
+
+
+def test_a_layer_that_is_made_changes_no_other():
+    net = ha.fully_connected([3, 4, 1], act="tanh", seed=0)
+    graph = net.graph()
+    ha.Network(ha.Dense(3, 4), ha.Residual(4), ha.InputConvexQuadratic(3, 4, 2), Wrapped(), seed=1)
+    net.load_parameters(net.parameters())
+    net[0].K = np.ones((3, 4))
+    assert net.graph() is graph

@@ -23,22 +23,27 @@ from hessarray.plan.injection import Entry
 __all__ = ["NumpySums"]
 
 _CACHE = 2 << 20  # bytes of a product's rows
+_PACKED = 256  # samples, below which half of the products save less than spreading them out costs
 _Array = np.ndarray[Any, Any]
 
 
 class NumpySums:
-    """Adds up blocks into ``into[i, j]``: matrices (psi, chi), zero to begin with.
+    """Adds up blocks into ``into[i, j]``: matrices (psi, chi), whatever is in them.
 
-    A block and its mirror image may both be there, such as views of one symmetric matrix.
+    A block and its mirror image may both be there, such as views of one symmetric matrix. What is
+    written once for every piece is not zeroed before: that would touch its memory twice.
     """
 
     def __init__(
         self, what: BlockSums, into: Mapping[tuple[int, int], _Array], threads: int | None
     ) -> None:
         self.what, self.into, self.threads = what, into, threads
+        self.products = [
+            (k, l) for k, l in what.products if f"H{k},{l}" in what.nodes or (k, l) in what.second
+        ]
         met = [
             (e, f)
-            for k, l in what.products
+            for k, l in self.products
             for e, f in (
                 combinations_with_replacement(what.dense[k], 2)
                 if k == l
@@ -51,19 +56,31 @@ class NumpySums:
         times.update(frozenset(what.key(e, f)) for e, f in met if e is not f and e.psi is f.psi)
         # Blocks to which several parts of the sum are added, by whichever thread has one.
         self.shared = {key: threading.Lock() for key, count in times.items() if count > 1}
+        self.written = {key for key, count in times.items() if count == 1}
         self.first = True
 
     def add(self, found: Mapping[str, _Array]) -> None:
         """The samples of one piece, by the names of ``what.nodes``."""
+        if self.first:
+            self._zero(lambda key: frozenset(key) not in self.written)
         calls: list[Callable[[], None]] = []
-        for k, l in self.what.products:
-            if f"H{k},{l}" in found or (k, l) in self.what.second:
-                calls += self._products(found, k, l)
+        for k, l in self.products:
+            calls += self._products(found, k, l)
         calls += [
             partial(self._single, found[name], *pair) for name, pair in self.what.single.items()
         ]
         in_threads(lambda call: call(), calls, self.threads)
         self.first = False
+
+    def finish(self) -> None:
+        """Blocks of no sample are zero."""
+        if self.first:
+            self._zero(lambda key: True)
+
+    def _zero(self, wanted: Callable[[tuple[int, int]], bool]) -> None:
+        for key, view in self.into.items():
+            if wanted(key):
+                view[...] = 0.0
 
     def _single(self, a: _Array, e: Entry, f: Entry) -> None:
         part = a.sum(axis=0).reshape(e.psi.size, f.psi.size)
@@ -96,7 +113,7 @@ class NumpySums:
         middle = found.get(f"H{k},{l}")
         if middle is not None:
             middle = middle.reshape(len(middle), z * y)
-            if k == l:
+            if k == l and len(middle) >= _PACKED:
                 a, b = np.triu_indices(z)
                 middle = middle[:, a * z + b]
         step = max(_CACHE // (8 * self.what.rows(l) * z * y), 1)
@@ -126,8 +143,8 @@ class NumpySums:
             rowed = np.zeros((rows, count, z, y), u.dtype)
         else:
             rowed = _outer(u, found[f"u{l}"][:, first:]).T @ middle
-            if same:
-                rowed = np.take(rowed, _places(z), axis=1)
+            if middle.shape[1] < z * y:
+                rowed = _unpacked(rowed, z)
             rowed = rowed.reshape(rows, count, z, y)
         for second in self.what.second.get(pair, ()):
             _add_second(rowed, u, found[f"G{l}"], found[second.node], second)
@@ -170,8 +187,12 @@ def _outer(a: _Array, b: _Array) -> _Array:
     return (a[:, :, None] * b[:, None, :]).reshape(len(a), -1)
 
 
-def _places(size: int) -> _Array:
-    """Where the pair (a, b) or (b, a) stands among a <= b, for all of (a, b) in order."""
-    full = np.zeros((size, size), dtype=np.intp)
-    full[np.triu_indices(size)] = np.arange(size * (size + 1) // 2)
-    return np.maximum(full, full.T).reshape(-1)
+def _unpacked(pairs: _Array, size: int) -> _Array:
+    """From entries (a, b) with a <= b to all of them, in the last axis."""
+    full = np.empty((len(pairs), size, size), pairs.dtype)
+    start = 0
+    for a in range(size):
+        part = pairs[:, start : start + size - a]
+        full[:, a, a:] = full[:, a:, a] = part
+        start += size - a
+    return full

@@ -81,6 +81,8 @@ def totals(
     held = result_bytes(task, pairs, data, how)
     for _, found in how.pieces(samples, data, what.made, seeds, held):
         sums.add(found)
+    if in_place:
+        sums.finish()
     if in_place and plain:
         return result
     blocks = into if in_place else _both(data.xp, sums.blocks(), made)
@@ -137,7 +139,7 @@ def check_memory(
 
 
 def _allocated(task: Problem, pairs: Sequence[Pair], data: Data, how: Options) -> Totals:
-    """Zeros for every pair: views of one matrix where all pairs are wanted."""
+    """Room for every pair: views of one matrix where all pairs are wanted."""
     names, dtype = task.names, how.accumulate or data.backend.dtype_name(data.arrays[0])
     size = {k: math.prod(task.shapes[k]) for k in names}
     if data.backend.name != "numpy":
@@ -145,11 +147,11 @@ def _allocated(task: Problem, pairs: Sequence[Pair], data: Data, how: Options) -
     if len({frozenset(p) for p in pairs}) < len(names) * (len(names) + 1) // 2:
         blocks = {}
         for a, b in pairs:
-            blocks[a, b] = np.zeros((size[a], size[b]), dtype)
-            blocks.setdefault((b, a), np.zeros((size[b], size[a]), dtype))
+            blocks[a, b] = np.empty((size[a], size[b]), dtype)
+            blocks.setdefault((b, a), np.empty((size[b], size[a]), dtype))
         return Totals(blocks)
     ends = dict(zip(names, np.cumsum([size[k] for k in names]).tolist(), strict=True))
-    matrix = np.zeros((sum(size.values()),) * 2, dtype)
+    matrix = np.empty((sum(size.values()),) * 2, dtype)
     spans = {k: slice(ends[k] - size[k], ends[k]) for k in names}
     return Totals({(a, b): matrix[spans[a], spans[b]] for a in names for b in names}, matrix)
 
@@ -164,13 +166,16 @@ def _places(
 ) -> dict[tuple[int, int], Any]:
     dtype = how.accumulate or data.backend.dtype_name(data.arrays[0])
     into = {}
+    unmet = dict(result.blocks)  # of parameters that enter nowhere
     for i, j in {*wanted, *((j, i) for i, j in wanted)}:
         c, d = made[i], made[j]
         into[i, j] = (
-            result.blocks[c.names[0], d.names[0]]
+            unmet.pop((c.names[0], d.names[0]))
             if plain
-            else np.zeros((c.psi.size, d.psi.size), dtype)
+            else np.empty((c.psi.size, d.psi.size), dtype)
         )
+    for block in unmet.values():
+        block[...] = 0.0
     return into
 
 

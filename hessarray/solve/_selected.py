@@ -59,6 +59,9 @@ class _Selected(Function):
     def _version(self) -> int:
         return self._whole._version()
 
+    def _code_version(self) -> int:
+        return self._whole._code_version()
+
     def _replace(self, arrays: Mapping[str, Any]) -> None:
         self._whole._replace(arrays)
 
