@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 # Counts changes of any layer's attributes: networks keep what they collected until it moves, and
-# the code that they traced until something else than an array changes.
+# the code that they traced until something else than an array changes (names and shapes of arrays
+# are compared).
 _edits = itertools.count(1)
 latest_edit = [0]
 latest_change = [0]
@@ -94,7 +95,7 @@ class Layer:
         before = vars(self).get(name, value)  # a new attribute is that of a layer being made
         object.__setattr__(self, name, value)
         latest_edit[0] = next(_edits)
-        if before is not value and None in (backend_of(before), backend_of(value)):
+        if before is not value and backend_of(before) is backend_of(value) is None:
             latest_change[0] = latest_edit[0]
 
     def _items(self) -> Iterator[tuple[str, Any]]:

@@ -756,7 +756,7 @@ def test_functions_and_layers_say_what_they_are() -> None:
     assert repr(ha.Layer.__new__(ha.Layer)) == "Layer(?, ?)"
 
 
-# ---- what a layer computes may change -------------------------------------------------------------
+# ---- what a layer computes may change ------------------------------------------------------------
 
 
 CHANGES = {
@@ -795,7 +795,8 @@ def test_changes_of_what_a_layer_computes_are_seen(change):
 def test_a_layer_that_is_made_changes_no_other():
     net = ha.fully_connected([3, 4, 1], act="tanh", seed=0)
     graph = net.graph()
-    ha.Network(ha.Dense(3, 4), ha.Residual(4), ha.InputConvexQuadratic(3, 4, 2), Wrapped(), seed=1)
+    ha.Network(ha.Dense(3, 4), ha.Residual(4), Wrapped(), ha.Quadratic(2, 2), seed=1)
+    ha.icnn(3, [4, 1], seed=1), ha.InputConvexQuadratic(3, 4, 2)
     net.load_parameters(net.parameters())
     net[0].K = np.ones((3, 4))
     assert net.graph() is graph

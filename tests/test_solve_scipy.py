@@ -181,6 +181,16 @@ def test_repeated_evaluations_are_those_of_the_network() -> None:
     np.testing.assert_array_equal(again.hess(x), f.hess(x))
 
 
+def test_the_same_bytes_of_another_dtype_or_shape_are_another_point() -> None:
+    f, x = ha.scipy_objective(network(4, 1)), np.asarray([1.0, -2.0, 0.5, 3.0])
+    assert f.fun(x) == f.fun(x.copy())
+    bits = x.view(np.int64)
+    assert f.fun(bits) == f.fun(bits.astype(float)) != f.fun(x)
+    for other in (x.reshape(2, 2), x.view(np.float32)):
+        with pytest.raises(ha.ShapeError, match=r"x has shape .*\(4,\)"):
+            f.fun(other)
+
+
 def test_new_parameters_count_at_the_same_x() -> None:
     net, x = network(m=2), np.ones(3)
     f, c, weighted = (

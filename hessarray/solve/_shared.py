@@ -74,7 +74,8 @@ class Shared:
 
     def at(self, x: Any, level: int) -> Any:
         """The result of this level at x, to read from only: f, df or d2f."""
-        if type(x) is not _ARRAY:
+        # Before the bytes are compared: those of other dtypes and shapes mean something else.
+        if type(x) is not _ARRAY or x.dtype is not _FLOAT64 or x.shape != self._shape:
             x = self.point(x)
         # Parameters may be replaced between two calls at the same x.
         last, key, version = self._last, x.tobytes(), self._version()
@@ -82,11 +83,8 @@ class Shared:
             if level > self._asked:
                 self._asked = level
             if level > last[5]:
-                last = self._more(self.point(x), last, level)
+                last = self._more(x, last, level)
             return last[level]
-        if x.dtype is not _FLOAT64 or x.shape != self._shape:
-            x = self.point(x)
-            key = x.tobytes()
         before = self._asked
         return self._evaluate(x, key, version, level, level if level > before else before)[level]
 
