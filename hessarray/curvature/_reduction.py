@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hessarray.curvature._data import Data
+from hessarray.curvature._data import Data, Options
 from hessarray.curvature._problem import Problem
 from hessarray.errors import OptionError
 
@@ -15,11 +15,11 @@ __all__ = ["scale_of", "values"]
 _AGREE = {"float32": 1e-4, "float64": 1e-9}
 
 
-def values(task: Problem, data: Data) -> Any:
+def values(task: Problem, data: Data, how: Options) -> Any:
     """The loss of each sample, (n,)."""
     inj = task.injected("hessian")
     samples = task.samples("values", {"value": inj.outputs[0]}, inj.builder)
-    return samples(data.arrays)["value"]
+    return how.whole(samples, data)["value"]
 
 
 def scale_of(task: Problem, data: Data) -> float:
@@ -52,7 +52,7 @@ def _observed(task: Problem, data: Data) -> str:
     count = len(model.in_shapes)
     mend = "say which with hessarray.curvature.Loss(function, reduction='mean' or 'sum')"
     try:
-        each = np.asarray(to_numpy(values(task, data)), dtype=np.float64)
+        each = np.asarray(to_numpy(values(task, data, Options())), dtype=np.float64)
         outputs = model.value(*data.arrays[:count])
         whole = np.asarray(to_numpy(loss.function(outputs, *data.arrays[count:])), dtype=np.float64)
     except Exception as error:

@@ -199,10 +199,12 @@ def kfac_factors(
                 part = xp.matmul(xp.permute_dims(a, (1, 0)), a) / n
             else:
                 part = xp.sum(a, axis=0)
+            if how.accumulate is not None:
+                part = xp.astype(part, getattr(xp, how.accumulate))
             sums[name] = sums[name] + part if name in sums else part
     for name, node in nodes.items():  # of no samples
         if name not in sums:
-            sums[name] = data.zeros((node.shape[-1], node.shape[-1]))
+            sums[name] = data.zeros((node.shape[-1], node.shape[-1]), how.accumulate)
     return {
         tuple(form.inj.names(e.psi)[0] for e in entries): (sums[f"u{k}"], sums[f"S{k}"])
         for k, entries in layers.items()

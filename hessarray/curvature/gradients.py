@@ -22,8 +22,11 @@ def loss_value(
     **options: Any,
 ) -> Any:
     """The loss over all samples, (); arguments as for ``loss_hessian_dict``."""
-    task, data, _ = asked(model, criterion, inputs, target, None, is_batch, options)
-    return data.xp.sum(values(task, data)) * scale_of(task, data)
+    task, data, how = asked(model, criterion, inputs, target, None, is_batch, options)
+    each = values(task, data, how)
+    if how.accumulate is not None:
+        each = data.xp.astype(each, getattr(data.xp, how.accumulate))
+    return data.xp.sum(each) * scale_of(task, data)
 
 
 def loss_gradient(
