@@ -215,9 +215,11 @@ class Evaluation:
         return found
 
     def _again(self, x: Any, want: Want) -> Any:
-        """A call from arrays such as x to the list of results, without any look at the arrays.
+        """A call from an array to the list of results, without any look at the array.
 
-        It holds until the version moves; None where no such evaluation is ready to be repeated.
+        Its type, dtype and shape must be those of x: others give wrong numbers. Its values may be
+        any, and may change in place between calls. The call holds until the version moves; None
+        where no such evaluation is ready to be repeated.
         """
         known = self._ready.get((want, (type(x), x.shape, x.dtype)))
         if known is None or known.version != self._version():

@@ -226,7 +226,7 @@ class Function(Evaluation):
         return Derivatives(found["value"], found.get("gradient"), found.get(second or ""))
 
     def _repeated(self, x: Any, do_gradient: bool, do_Hessian: bool) -> Any:
-        """``derivatives`` of vectors such as x as a bare call, for solvers: see ``_again``."""
+        """``derivatives`` of vectors like x as a bare call for solvers, or None: see ``_again``."""
         return self._again(
             x, wanted(gradient=do_gradient, second="hessian" if do_Hessian else None)
         )

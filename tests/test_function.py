@@ -800,3 +800,60 @@ def test_a_layer_that_is_made_changes_no_other():
     net.load_parameters(net.parameters())
     net[0].K = np.ones((3, 4))
     assert net.graph() is graph
+
+
+# ---- a bare call for solvers ---------------------------------------------------------------------
+
+
+def repeated(net, x):
+    """The call that repeats net's evaluation at arrays like x; it is there after a few of them."""
+    for _ in range(3):
+        net.value_gradient_hessian(x)
+    call = net._repeated(x, True, True)
+    if call is None:
+        pytest.skip("without compiled loops no evaluation is repeated")
+    return call
+
+
+def test_repeated_evaluations_look_at_the_values_of_each_call():
+    net, x = ha.fully_connected([4, 8, 2], act="tanh", seed=0), normal(1, 4)
+    call, table = repeated(net, x), normal(2, 8, 8)
+    first = call(x)
+    kept, before = [a.copy() for a in first], x.copy()
+    x += 1.0  # in place: neither the array nor its memory is another
+    read_only = before.copy()
+    read_only.setflags(write=False)
+    unaligned = np.frombuffer(b"0" + before.tobytes(), np.uint8)[1:].view(np.float64)
+    for y in (x, table[::2, 3], table[3, ::-2], before, read_only, unaligned):
+        for a, b in zip(call(y), net.value_gradient_hessian(np.array(y)), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for a, b in zip(first, kept, strict=True):  # results are the caller's own
+        np.testing.assert_array_equal(a, b)
+        a[...] = np.nan
+    np.testing.assert_array_equal(call(before)[0], kept[0])
+
+
+def test_repeated_evaluations_are_of_one_dtype_shape_want_and_version():
+    net, x = ha.fully_connected([4, 8, 2], act="tanh", seed=0), normal(1, 4)
+    assert net._repeated(x, True, True) is None
+    assert repeated(net, x) is not None
+    for other in (x.astype(np.float32), x[None], x.reshape(2, 2)):
+        assert net._repeated(other, True, True) is None
+    assert net._repeated(x, True, False) is None
+    net[0].b = np.zeros(8)
+    assert net._repeated(x, True, True) is None
+    repeated(net, x)
+    net.to("numpy", dtype="float32")
+    assert net._repeated(x, True, True) is None
+    assert copy.deepcopy(net)._repeated(x, True, True) is None
+
+
+def test_repeated_evaluations_in_threads_do_not_share_work_buffers():
+    net = ha.fully_connected([4, 32, 2], act="tanh", seed=0)
+    call, xs = repeated(net, normal(1, 4)), normal(3, 200, 4)
+    want = [net.value_gradient_hessian(x) for x in xs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for found, expected in zip(pool.map(call, xs), want, strict=True):
+                for a, b in zip(found, expected, strict=True):
+                    np.testing.assert_array_equal(a, b)
