@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parameter_models import joined, worst
@@ -182,3 +183,23 @@ def test_streamed_pieces_and_threads_add_up(case: Case, threads: int) -> None:
     close(loss_hessian_matrix(*args, memory_limit=limit, threads=threads), whole, EXACT, scale)
     diagonal = flat(loss_hessian_diagonal(*args, memory_limit=limit, threads=threads))
     close(diagonal, np.diagonal(whole), 1e-11, scale)
+
+
+@settings(max_examples=20)
+@given(cases())
+def test_torch_gives_what_numpy_gives(case: Case) -> None:
+    """Sums that are made in place on NumPy are made otherwise elsewhere."""
+    f, loss, xs, t = case.args
+    there = f, loss, tuple(torch.tensor(x) for x in xs), torch.tensor(t)
+    for call in (loss_hessian_matrix, gauss_newton_matrix, empirical_fisher_matrix):
+        whole = call(*case.args)
+        close(call(*there), whole, EXACT)
+        parts = call(*there, params=list(f.parameters())[:1])
+        close(parts, whole[: len(parts), : len(parts)], EXACT, float(np.abs(whole).max()))
+    v = np.random.default_rng(0).standard_normal(len(whole))
+    scale = float(np.abs(loss_hessian_matrix(*case.args)).max())
+    product = loss_hessian_operator(*there).matvec(torch.tensor(v))
+    close(product, loss_hessian_operator(*case.args) @ v, EXACT, scale)
+    diagonal = [a.reshape(-1) for a in loss_hessian_diagonal(*there).values()]
+    close(torch.cat(diagonal), flat(loss_hessian_diagonal(*case.args)), EXACT, scale)
+    close(model_hessian_matrix(f, there[2]), model_hessian_matrix(f, xs), EXACT, 1.0)
