@@ -629,8 +629,20 @@ def test_refused(name: str) -> None:
         (torch.zeros(()), r"the example has shape \(\), a batch of one or more samples"),
         (torch.zeros(2, 5), r"fails on inputs of shape \(3, 5\)"),
         (torch.zeros(3), r"mixes samples|fails on inputs of shape \(3,\)"),
+        ("x", r"the example 'x' is no array: pass a batch \(n, ...\) of each input"),
+        ([[1.0, 2.0], [3.0]], r"the example \[\[1.0, 2.0\], \[3.0\]\] is no array"),
+        (2.0, r"the example has shape \(\), a batch of one or more samples"),
+        ([], r"the example has shape \(0,\), a batch of one or more samples"),
     ],
 )
 def test_refused_examples(example: Any, message: str) -> None:
     with pytest.raises(LoadError, match=message):
         ha.from_torch(nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 2)), example)
+
+
+def test_an_example_of_plain_numbers() -> None:
+    module = nn.LayerNorm(3)
+    of_lists = ha.from_torch(module, [[1.0, 2.0, 4.0]])
+    of_arrays = ha.from_torch(module, (np.ones((1, 3)),))
+    x = normal(3, 2, 3)
+    assert np.array_equal(of_lists.hessian(x), of_arrays.hessian(x))

@@ -13,7 +13,7 @@ from hessarray.layers import Dense
 from hessarray.load.limits import shown
 from hessarray.networks import Network
 
-__all__ = ["from_pairs"]
+__all__ = ["from_pairs", "numbers_in"]
 
 Numbers = tuple[tuple[int, str], ...]
 
@@ -77,7 +77,7 @@ def _ordered(names: Iterable[str], path: str) -> dict[Numbers, str]:
     stems: dict[str, str] = {}
     for name in names:
         stems.setdefault("".join(filter(str.isalpha, name)), name)
-        other = found.setdefault(_numbers(name), name)
+        other = found.setdefault(numbers_in(name), name)
         first = next(iter(stems.values()))
         if len(stems) > 1 or other != name:
             raise LoadError(
@@ -87,6 +87,6 @@ def _ordered(names: Iterable[str], path: str) -> dict[Numbers, str]:
     return dict(sorted(found.items()))
 
 
-def _numbers(name: str) -> Numbers:
+def numbers_in(name: str) -> Numbers:
     """The numbers in a name, sortable: net.10 comes after net.2."""
     return tuple((len(n), n) for n in re.findall(r"0*([0-9]+)", name))

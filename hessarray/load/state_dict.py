@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from hessarray.errors import LoadError
 from hessarray.function import Function
 from hessarray.load.limits import shown
+from hessarray.load.pairs import numbers_in
 
 __all__ = ["filled"]
 
@@ -94,7 +95,7 @@ def _ordered(groups: dict[str, Names], path: str) -> list[tuple[str, Names]]:
             f"{path}: the names {shown(first)} and {shown(second)} tell no order: names of layers "
             "that differ in nothing but a number are expected"
         )
-    return sorted(groups.items(), key=lambda item: _numbers(item[0]))
+    return sorted(groups.items(), key=lambda item: numbers_in(item[0]))
 
 
 def _groups(names: Iterable[str]) -> dict[str, Names]:
@@ -109,7 +110,3 @@ def _groups(names: Iterable[str]) -> dict[str, Names]:
 def _some(names: Iterable[str]) -> list[str]:
     listed = [shown(k) for k in names]
     return listed if len(listed) < 5 else [*listed[:4], "..."]
-
-
-def _numbers(name: str) -> tuple[int, ...]:
-    return tuple(int(n[:18]) for n in re.findall("[0-9]+", name))

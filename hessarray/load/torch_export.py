@@ -49,7 +49,13 @@ def floating(torch: Any, module: Any, examples: tuple[Any, ...], place: str) -> 
         raise LoadError(f"{place}: weights of dtype {dtype}, float32 or float64 is expected")
     found = []
     for example in examples:
-        x = torch.as_tensor(example).detach()
+        try:
+            x = torch.as_tensor(example).detach()
+        except (TypeError, ValueError, RuntimeError):
+            raise LoadError(
+                f"{place}: the example {shown(example)} is no array: pass a batch (n, ...) of each "
+                "input"
+            ) from None
         if not x.is_floating_point():
             raise LoadError(
                 f"{place}: the example has dtype {str(x.dtype).removeprefix('torch.')}, floating "

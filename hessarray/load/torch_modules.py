@@ -59,10 +59,10 @@ def from_torch(module: Any, example_input: Any = None) -> Function:
     """
     if example_input is None:
         return _from_layers(module)
-    examples = example_input if isinstance(example_input, (tuple, list)) else (example_input,)
+    examples = example_input if _is_several(example_input) else (example_input,)
     if not hasattr(module, "named_modules"):
         raise LoadError(f"{type(module).__name__} is no torch module")
-    if len(examples) == 1 and len(examples[0].shape) == 2:
+    if len(examples) == 1 and getattr(examples[0], "ndim", 0) == 2:
         try:
             return _from_layers(module)
         except LoadError:
@@ -70,6 +70,12 @@ def from_torch(module: Any, example_input: Any = None) -> Function:
     from hessarray.load.torch_graph import from_torch_graph
 
     return from_torch_graph(module, tuple(examples))
+
+
+def _is_several(example: Any) -> bool:
+    """Arrays in a tuple or list; a list of numbers is one array."""
+    listed = isinstance(example, (tuple, list)) and len(example) > 0
+    return listed and all(hasattr(x, "shape") for x in example)
 
 
 def _from_layers(module: Any) -> Network:
