@@ -195,6 +195,34 @@ def test_adding_up_in_float64_is_more_accurate() -> None:
     assert error[1] < error[0] / 4
 
 
+# ---- torch and JAX ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_off_numpy(name: str) -> None:
+    """Sums that NumPy makes in place are made otherwise on other libraries."""
+    model, f = MODELS[name], MODELS[name].function()
+    xs, t = model.inputs(), model.targets()
+    there = f, "mse", tuple(torch.tensor(x) for x in xs), torch.tensor(t)
+    for call in (curvature.loss_hessian_matrix, curvature.gauss_newton_matrix):
+        want = call(f, "mse", xs, t)
+        scale = float(np.abs(want).max())
+        np.testing.assert_allclose(call(*there), want, rtol=0, atol=1e-12 * scale)
+        size = f.parameters()[next(reversed(model.params))].size
+        last = call(*there, params=next(reversed(model.params)))
+        np.testing.assert_allclose(last, want[-size:, -size:], rtol=0, atol=1e-12 * scale)
+
+
+@pytest.mark.parametrize("make", OPERATORS)
+def test_products_off_numpy(make: Callable[..., Any]) -> None:
+    """Of a model that is pinned, and of one whose parameters are still NumPy's."""
+    want = make(network(), "mse", X, T) @ np.ones(62)
+    x, t, v = (torch.tensor(a) for a in (X, T, np.ones(62)))
+    for net in (network(), network().to("torch")):
+        got = make(net, "mse", x, t) @ v
+        np.testing.assert_allclose(got.detach().numpy(), want, rtol=1e-10, atol=1e-12)
+
+
 # ---- tapes and compilers -----------------------------------------------------------------------
 
 
