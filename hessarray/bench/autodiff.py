@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["in_our_axes", "programs"]
+__all__ = ["LOSSES", "in_our_axes", "loss_programs", "programs"]
 
 Fn = Callable[..., Any]
+
+#: What is wanted of a loss over parameters.
+LOSSES = ("loss_hessian", "loss_hvp")
 
 FORWARD_REVERSE = "forward over reverse"
 REVERSE_REVERSE = "reverse over reverse"
@@ -71,8 +74,22 @@ def _weighted(ad: Any, xp: Any, f: Fn, m: int, eye: Any) -> dict[str, Fn]:
     }
 
 
+def loss_programs(ad: Any, loss: Fn, want: str) -> dict[str, Fn]:
+    """Of a loss(theta, x, t) of all samples: its Hessian, or its product with a vector."""
+    gradient = ad.grad(loss)
+    if want == "loss_hvp":
+
+        def product(theta: Any, x: Any, t: Any, v: Any) -> tuple[Any]:
+            return (ad.jvp(lambda p: gradient(p, x, t), (theta,), (v,))[1],)
+
+        return {FORWARD_REVERSE: product}
+    return {FORWARD_REVERSE: lambda theta, x, t: (ad.jacfwd(gradient)(theta, x, t),)}
+
+
 def in_our_axes(want: str, results: tuple[Any, ...]) -> tuple[Any, ...]:
     """NumPy arrays with output axes first, as autodiff gives them, in hessarray's order."""
+    if want in LOSSES:
+        return results
     if want == "hessian":
         f, df, d2f = results
         return f, np.moveaxis(df, -2, -1), np.moveaxis(d2f, -3, -1)

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,8 @@ WANTS = {
     "laplacian": "Laplacian",
     "hvp": "Hessian-vector product",
     "weighted": "weighted Hessian of one output",
+    "loss_hessian": "Hessian of the mean squared error in the parameters",
+    "loss_hvp": "that Hessian times a vector",
 }
 
 #: Groups of cases, in the order of the report.
@@ -41,6 +43,8 @@ GROUPS = {
     "one-sample": "One sample, a fresh one for each call: value, gradient and Hessian",
     "laplacian": "Laplacian",
     "hvp": "Hessian-vector product",
+    "curvature": "Parameters: Hessian of the mean squared error",
+    "curvature-hvp": "Parameters: Hessian-vector product of the mean squared error",
     "growth": "Growth with the number of samples",
     "threads": "Two threads against one",
     "memory": "Peak memory above the result, in a process of its own",
@@ -64,6 +68,8 @@ MEANS: Mapping[str, Mapping[str, float]] = {
     "mlp": {"jax": 3.0},
     "laplacian": {"folx": 2.0},
     "hvp": {"jax": 1.5},
+    "curvature": {"jax": 8.0, "torch": 30.0},
+    "curvature-hvp": {"jax": 1.5},
 }
 
 
@@ -98,9 +104,13 @@ class Case:
 
 def mlp(d: int, width: int, depth: int, m: int) -> ha.Network:
     """Hidden tanh layers of one width, and a linear last layer."""
-    layers = [ha.Dense(d, width, act="tanh")]
-    layers += [ha.Dense(width, width, act="tanh") for _ in range(depth - 1)]
-    return ha.Network(*layers, ha.Dense(width, m), seed=0)
+    return tanh_network(d, *[width] * depth, m)
+
+
+def tanh_network(*widths: int) -> ha.Network:
+    """Layers of these widths, all but the last one with tanh."""
+    inner = [ha.Dense(a, b, act="tanh") for a, b in pairwise(widths[:-1])]
+    return ha.Network(*inner, ha.Dense(widths[-2], widths[-1]), seed=0)
 
 
 def _mlp_case(
@@ -143,6 +153,8 @@ class _Sizes(NamedTuple):
     foil_samples: tuple[int, ...]
     single: tuple[tuple[int, int, int], ...]  # d, w, L
     derived: tuple[tuple[int, int, int, int], ...]  # d, w, L, n
+    weights: tuple[tuple[tuple[int, ...], int], ...]  # widths, n: Hessian in the parameters
+    products: tuple[tuple[tuple[int, ...], int], ...]  # the same: its products
     reference: tuple[int, int, int]  # d, w, L
     growth: tuple[int, ...]
 
@@ -162,6 +174,8 @@ _FULL = _Sizes(
     foil_samples=(1, 100),
     single=((10, 64, 3), (4, 32, 2), (25, 128, 4)),
     derived=((3, 64, 4, 10_000), (30, 128, 4, 1000), (100, 256, 3, 100)),
+    weights=(((10, 32, 32, 1), 200), ((25, 48, 48, 8), 50)),
+    products=(((25, 128, 128, 128, 8), 2000),),
     reference=(10, 64, 4),
     growth=(10**3, 10**4, 10**5, 10**6),
 )
@@ -173,6 +187,8 @@ _QUICK = _Sizes(
     foil_samples=(1, 3),
     single=((3, 8, 2),),
     derived=((3, 8, 2, 20),),
+    weights=(((3, 4, 2), 5),),
+    products=(((3, 4, 2), 5),),
     reference=(3, 8, 2),
     growth=(10, 100, 1000),
 )
@@ -190,6 +206,13 @@ def cases(*, full_grid: bool = False, quick: bool = False) -> list[Case]:
     found += [_mlp_case("one-sample", *shape, 1) for shape in s.single]
     for want in ("laplacian", "hvp"):
         found += [_mlp_case(want, *shape, want=want) for shape in s.derived]
+    for group, want, shapes in (
+        ("curvature", "loss_hessian", s.weights),
+        ("curvature-hvp", "loss_hvp", s.products),
+    ):
+        for widths, n in shapes:
+            name = "-".join(map(str, widths))
+            found.append(Case(group, name, partial(tanh_network, *widths), n, want))
     reference = [_mlp_case("growth", *s.reference, n) for n in s.growth]
     found += [replace(case, peers=()) for case in reference]
     one = replace(reference[-2], group="threads", peers=("one-thread",), only_on="numpy")

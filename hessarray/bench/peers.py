@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 import hessarray as ha
-from hessarray.bench.autodiff import in_our_axes, programs
+from hessarray.bench.autodiff import LOSSES, in_our_axes, loss_programs, programs
 from hessarray.bench.libraries import jax_on, library, torch_on
 from hessarray.bench.problem import Call, Problem, ours
 
@@ -79,19 +79,17 @@ def _activation_name(layer: Any) -> str:
     return name
 
 
-def _forward(network: ha.Network, array: Fn, activations: dict[str, Fn]) -> Fn:
-    """f of one sample or of a batch, as plain code over arrays of another library."""
-    steps: list[tuple[Any, Any, Fn, float | None]] = []
+def _forward(network: ha.Network, activations: dict[str, Fn]) -> Fn:
+    """f(u, weights) of one sample or of a batch, as plain code over arrays of another library."""
+    steps: list[tuple[Fn, float | None]] = []
     for layer in _layers(network):
         if not isinstance(layer, (ha.Dense, ha.Residual)):
             raise NotMeasured(f"the peers here have no twin of the layer {type(layer).__name__}")
         act = activations[_activation_name(layer)]
-        K = array(np.asarray(layer.K, dtype=np.float64))
-        b = 0.0 if layer.b is None else array(np.asarray(layer.b, dtype=np.float64))
-        steps.append((K, b, act, layer.h if isinstance(layer, ha.Residual) else None))
+        steps.append((act, layer.h if isinstance(layer, ha.Residual) else None))
 
-    def f(u: Any) -> Any:
-        for K, b, act, h in steps:
+    def f(u: Any, weights: Sequence[tuple[Any, Any]]) -> Any:
+        for (K, b), (act, h) in zip(weights, steps, strict=True):
             z = act(u @ K + b)
             u = z if h is None else u + h * z
         return u
@@ -99,10 +97,38 @@ def _forward(network: ha.Network, array: Fn, activations: dict[str, Fn]) -> Fn:
     return f
 
 
+def _weights(network: ha.Network, array: Fn) -> list[tuple[Any, Any]]:
+    return [
+        (
+            array(np.asarray(layer.K, dtype=np.float64)),
+            0.0 if layer.b is None else array(np.asarray(layer.b, dtype=np.float64)),
+        )
+        for layer in _layers(network)
+    ]
+
+
+def _loss(f: Fn, network: ha.Network) -> Fn:
+    """The mean squared error as a function of one flat vector of parameters, x and t."""
+    shapes = [(tuple(layer.K.shape), layer.b is not None) for layer in _layers(network)]
+
+    def loss(theta: Any, x: Any, t: Any) -> Any:
+        weights, start = [], 0
+        for (rows, columns), biased in shapes:
+            K = theta[start : start + rows * columns].reshape(rows, columns)
+            start += rows * columns
+            b = theta[start : start + columns] if biased else 0.0
+            start += columns if biased else 0
+            weights.append((K, b))
+        return ((f(x, weights) - t) ** 2).mean()
+
+    return loss
+
+
 # ---- JAX and folx ----------------------------------------------------------------------------
 
 
 def _jax_forward(jax: Any, network: ha.Network) -> Fn:
+    """f(u, weights)."""
     jnp, nn = jax.numpy, jax.nn
 
     def antitanh(z: Any) -> Any:
@@ -110,13 +136,14 @@ def _jax_forward(jax: Any, network: ha.Network) -> Fn:
 
     acts = {"identity": lambda z: z, "quadratic": lambda z: 0.5 * z * z}
     acts |= {k: antitanh if k == "antitanh" else getattr(nn, k) for k in _ACTIVATIONS}
-    return _forward(network, jnp.asarray, acts)
+    return _forward(network, acts)
 
 
 def _jitted(jax: Any, problem: Problem, one: Fn, variant: str) -> Calls:
-    """A program of one sample, mapped over the batch and compiled."""
+    """A program of one sample, mapped over the batch, or one of a loss; compiled."""
     rows = (0, None) if problem.want == "weighted" else 0
-    run = jax.jit(one if problem.single else jax.vmap(one, rows))
+    mapped = not problem.single and problem.want not in LOSSES
+    run = jax.jit(jax.vmap(one, rows) if mapped else one)
 
     def numpy(found: Any) -> tuple[Any, ...]:
         return tuple(map(np.asarray, found))
@@ -124,11 +151,11 @@ def _jitted(jax: Any, problem: Problem, one: Fn, variant: str) -> Calls:
     def results(found: Any) -> tuple[Any, ...]:
         return in_our_axes(problem.want, numpy(found))
 
-    inputs = [tuple(map(jax.numpy.asarray, a)) for a in problem.inputs]
+    inputs = [tuple(map(jax.numpy.asarray, a)) for a in _arguments(problem)]
     calls = {variant: Call(lambda *a: jax.block_until_ready(run(*a)), inputs, results)}
     if problem.single:
         calls[f"{variant}, NumPy in and out"] = Call(
-            lambda *a: numpy(run(*a)), problem.inputs, results
+            lambda *a: numpy(run(*a)), _arguments(problem), results
         )
     return calls
 
@@ -136,19 +163,34 @@ def _jitted(jax: Any, problem: Problem, one: Fn, variant: str) -> Calls:
 def _jax(problem: Problem, device: str, threads: int) -> Calls:
     jax = jax_on(device)
     f = _jax_forward(jax, problem.network)
-    eye = jax.numpy.eye(problem.network.in_features)
     found: Calls = {}
-    m = problem.network.out_features
-    for variant, one in programs(jax, jax.numpy, f, problem.want, m, eye).items():
+    for variant, one in _programs(jax, jax.numpy, f, problem, jax.numpy.asarray).items():
         found |= _jitted(jax, problem, one, variant)
     return found
+
+
+def _programs(ad: Any, xp: Any, f: Fn, problem: Problem, array: Fn) -> dict[str, Fn]:
+    """By order of differentiation, the program for one sample, or for a loss of all samples."""
+    net = problem.network
+    if problem.want in LOSSES:
+        return loss_programs(ad, _loss(f, net), problem.want)
+    weights, eye = _weights(net, array), array(np.eye(net.in_features))
+    return programs(ad, xp, lambda u: f(u, weights), problem.want, net.out_features, eye)
+
+
+def _arguments(problem: Problem) -> list[tuple[Any, ...]]:
+    """Of the peers' programs; those of a loss take the parameters first."""
+    if problem.want not in LOSSES:
+        return problem.inputs
+    return [(problem.network.parameter_vector(), *a) for a in problem.inputs]
 
 
 def _folx(problem: Problem, device: str, threads: int) -> Calls:
     jax = jax_on(device)
     import folx
 
-    laplacian = folx.forward_laplacian(_jax_forward(jax, problem.network))
+    f, weights = _jax_forward(jax, problem.network), _weights(problem.network, jax.numpy.asarray)
+    laplacian = folx.forward_laplacian(lambda u: f(u, weights))
     return _jitted(jax, problem, lambda u: (laplacian(u).laplacian,), "forward Laplacian")
 
 
@@ -165,16 +207,16 @@ def _torch(problem: Problem, device: str, threads: int) -> Calls:
 
     acts = {"identity": lambda z: z, "quadratic": lambda z: 0.5 * z * z}
     acts |= {k: antitanh if k == "antitanh" else getattr(functional, k) for k in _ACTIVATIONS}
-    f = _forward(problem.network, lib.array, acts)
-    eye = lib.array(np.eye(problem.network.in_features))
+    f = _forward(problem.network, acts)
     rows = (0, None) if problem.want == "weighted" else 0
-    inputs = [tuple(map(lib.array, a)) for a in problem.inputs]
+    mapped = not problem.single and problem.want not in LOSSES
+    inputs = [tuple(map(lib.array, a)) for a in _arguments(problem)]
 
     def results(found: Any) -> tuple[Any, ...]:
         return in_our_axes(problem.want, tuple(map(lib.numpy, found)))
 
     def call(one: Fn) -> Call:
-        run = one if problem.single else torch.func.vmap(one, rows)
+        run = torch.func.vmap(one, rows) if mapped else one
 
         def waited(*arguments: Any) -> Any:
             found = run(*arguments)
@@ -183,8 +225,7 @@ def _torch(problem: Problem, device: str, threads: int) -> Calls:
 
         return Call(waited, inputs, results)
 
-    m = problem.network.out_features
-    found = programs(torch.func, torch, f, problem.want, m, eye)
+    found = _programs(torch.func, torch, f, problem, lib.array)
     return {variant: call(one) for variant, one in found.items()}
 
 
@@ -274,14 +315,14 @@ PEERS: dict[str, Peer] = {
         "torch.func",
         ("torch",),
         "pip install 'hessarray[torch]'",
-        ("hessian", "laplacian", "hvp", "weighted"),
+        ("hessian", "laplacian", "hvp", "weighted", *LOSSES),
         _torch,
     ),
     "jax": Peer(
         "JAX jit",
         ("jax",),
         "pip install 'hessarray[jax]'",
-        ("hessian", "laplacian", "hvp", "weighted"),
+        ("hessian", "laplacian", "hvp", "weighted", *LOSSES),
         _jax,
     ),
     "folx": Peer("folx", ("jax", "folx"), "pip install folx", ("laplacian",), _folx),

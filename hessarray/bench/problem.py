@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 import hessarray as ha
 from hessarray.bench.cases import Case
 from hessarray.bench.libraries import Library
+from hessarray.curvature import curvature_plan, loss_hessian_matrix, loss_hessian_operator
 
 __all__ = ["Call", "Problem", "costs", "ours", "problem"]
 
@@ -23,6 +25,7 @@ _PLANS: dict[str, dict[str, Any]] = {
     "hvp": {"want": "hvp"},
     "weighted": {"want": "hessian", "right": 0},
 }
+_CURVATURE = {"loss_hessian": "matrix", "loss_hvp": "product"}
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,10 @@ def problem(case: Case, seed: int = 0) -> Problem:
 
     def arguments(shape: tuple[int, ...]) -> Arguments:
         x = rng.standard_normal(shape)
+        if case.want in _CURVATURE:
+            found = x, rng.standard_normal((*shape[:-1], m))
+            vector = rng.standard_normal(network.parameter_vector().size)
+            return (*found, vector) if case.want == "loss_hvp" else found
         if case.want == "hvp":
             return x, rng.standard_normal(shape)
         return (x, lam) if case.want == "weighted" else (x,)
@@ -80,13 +87,17 @@ def problem(case: Case, seed: int = 0) -> Problem:
 
 def ours(problem: Problem, library: Library, **options: Any) -> Call:
     """hessarray on arrays of this library."""
+    inputs = [tuple(map(library.array, arguments)) for arguments in problem.inputs]
     net = problem.network
-    evaluate = {
-        "hessian": net.value_gradient_hessian,
-        "laplacian": net.laplacian,
-        "hvp": net.hvp,
-        "weighted": net.weighted_hessian,
-    }[problem.want]
+    if problem.want == "loss_hvp":  # an operator is made once, as its users do
+        x, t, v = inputs[0]
+        batch = not problem.single
+        evaluate = loss_hessian_operator(net, "mse", x, t, is_batch=batch, **options).matvec
+        inputs, options = [(v,)], {}
+    elif problem.want == "loss_hessian":
+        evaluate = partial(loss_hessian_matrix, net, "mse", is_batch=not problem.single)
+    else:
+        evaluate = _evaluation(net, problem.want)
 
     def run(*arguments: Any) -> Any:
         found = evaluate(*arguments, **options)
@@ -96,8 +107,16 @@ def ours(problem: Problem, library: Library, **options: Any) -> Call:
     def results(found: Any) -> tuple[Any, ...]:
         return tuple(map(library.numpy, found if problem.want == "hessian" else (found,)))
 
-    inputs = [tuple(map(library.array, arguments)) for arguments in problem.inputs]
     return Call(run, inputs, results)
+
+
+def _evaluation(net: ha.Network, want: str) -> Callable[..., Any]:
+    return {
+        "hessian": net.value_gradient_hessian,
+        "laplacian": net.laplacian,
+        "hvp": net.hvp,
+        "weighted": net.weighted_hessian,
+    }[want]
 
 
 def costs(problem: Problem, library: Library) -> tuple[int, int]:
@@ -105,6 +124,12 @@ def costs(problem: Problem, library: Library) -> tuple[int, int]:
     network = problem.network
     if library.name != "numpy":  # a plan is the library's that the network is pinned to
         network = copy.deepcopy(network).to(library.name)
+    if problem.want in _CURVATURE:
+        x, t = map(library.array, problem.inputs[0][:2])
+        made = curvature_plan(
+            network, "mse", x, t, want=_CURVATURE[problem.want], is_batch=not problem.single
+        )
+        return made.flops, made.result_bytes + made.kept_bytes + x.nbytes + t.nbytes
     plan = network.plan(problem.n, **_PLANS[problem.want])
     entries = problem.n * plan.result_entries + sum(a.size for a in problem.inputs[0])
     return plan.flops, 8 * entries

@@ -7,8 +7,11 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from hessarray._evaluation import Evaluation
-from hessarray.backends import Backend
+from hessarray.backends import Backend, backend_of
+from hessarray.backends.protocol import Run
 from hessarray.function import Function
 from hessarray.graph.builder import Builder
 from hessarray.graph.node import Node
@@ -89,3 +92,11 @@ class Consumed(Samples):
     ) -> None:
         """Call take(number of the chunk, values by name); the memory is used again after it."""
         self._prepare(arrays, wanted(), options, seeds).consume(take)
+
+    def scheduled(
+        self, plan: Plan, n: int, itemsize: int, limit: int | None, threads: int | None
+    ) -> Run:
+        """How n samples would be divided on NumPy."""
+        backend = backend_of(np.empty(0))
+        assert backend is not None
+        return self._run(plan, n, itemsize, limit, threads, None, backend, False, True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hessarray.backends import backend_of
 from hessarray.curvature._blocks import BlockSums
 from hessarray.plan.injection import Entry
 
@@ -53,14 +54,14 @@ class FunctionalSums:
             )
             if second.diagonal:
                 part = xp.reshape(part, (rows[0], size[1], size[0], 1))
-                eye = placed(xp, np.eye(second.rows), part)
+                eye = placed(np.eye(second.rows), part)
                 part = part * xp.reshape(eye, (1, 1, second.rows, second.rows))
             part = xp.reshape(part, (rows[0], size[1], size[0], second.rows))
             part = xp.permute_dims(part, (0, 2, 3, 1))
             if second.rows < rows[1]:  # zeros for the factors that do not depend on z_k
                 hot = np.zeros((second.rows, rows[1]))
                 hot[:, second.start : second.start + second.rows] = np.eye(second.rows)
-                part = xp.tensordot(part, placed(xp, hot, part), axes=((2,), (0,)))
+                part = xp.tensordot(part, placed(hot, part), axes=((2,), (0,)))
                 part = xp.permute_dims(part, (0, 1, 3, 2))
             whole = part if whole is None else whole + part
         return whole
@@ -103,11 +104,11 @@ class FunctionalSums:
         return self.xp.permute_dims(self.xp.reshape(part, tuple(shape)), tuple(order))
 
 
-def placed(xp: Any, array: np.ndarray[Any, Any], like: Any) -> Any:
+def placed(array: np.ndarray[Any, Any], like: Any) -> Any:
     """A NumPy array in the library, dtype and device of another."""
-    if isinstance(like, np.ndarray):
-        return array.astype(like.dtype)
-    return xp.asarray(array, dtype=like.dtype, device=like.device)
+    backend = backend_of(like)
+    assert backend is not None
+    return backend.asarray(array, backend.dtype_name(like), backend.device(like))
 
 
 def outer(xp: Any, a: Any, b: Any) -> Any:

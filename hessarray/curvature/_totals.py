@@ -29,6 +29,8 @@ __all__ = [
     "Totals",
     "block_sums",
     "check_memory",
+    "kept_apart",
+    "outer_samples",
     "outer_totals",
     "parameters_at",
     "psi_gradients",
@@ -257,7 +259,7 @@ class OuterTotals:
     """Sums (psi) over all samples, for seeds that come later.
 
     Where only the seeds named in ``changing`` come later, whatever does not need them is kept for
-    all samples, if it takes no more than a quarter of a GiB and no tape or compiler watches.
+    all samples: with the other ``seeds``, and as parameters are now.
     """
 
     def __init__(
@@ -271,37 +273,22 @@ class OuterTotals:
         seeds: Mapping[str, Any] | None = None,
     ) -> None:
         self.what, self.data, self.how = what, data, how
-        nodes, builder, more = what.nodes, what.inj.builder, ()
-        if changing and nodes:
-            count = len(data.arrays)
-            parts = task.kept(
-                ("split", key),
-                lambda: split(nodes, changing, lambda i: f"x{i + count}"),
+        parts = kept_apart(task, key, what, data, how, changing)
+        if parts is not None:
+            kept = task.samples(("kept", key), parts.kept, what.inj.builder)
+            found = how.whole(kept, data, seeds) if parts.kept else {}
+            flat = tuple(
+                data.xp.reshape(found[k], (data.n, node.size)) for k, node in parts.kept.items()
             )
-            if self._fits(task, parts):
-                kept = task.samples(("kept", key), parts.kept, builder)
-                found = how.whole(kept, data, seeds).values() if parts.kept else ()
-                flat = tuple(data.xp.reshape(a, (data.n, -1)) for a in found)
-                self.data = replace(data, arrays=data.arrays + flat)
-                nodes, builder = parts.nodes, parts.builder
-                more = tuple((node.size,) for node in parts.kept.values())
-                key = ("moving", key)
-        self.in_place = data.backend.name == "numpy"
-        kind = Consumed if self.in_place else Samples
-        self.samples = task.samples(key, nodes, builder, more, kind) if nodes else None
-
-    def _fits(self, task: Problem, parts: Split) -> bool:
-        data, limit = self.data, self.how.memory_limit
-        each = sum(node.size for node in parts.kept.values()) * data.itemsize
-        watched = data.backend.traced([*data.arrays, *task.model._parameters().values()])
-        return data.n * each <= min(_KEPT, _KEPT if limit is None else limit // 2) and not watched
+            self.data = replace(data, arrays=data.arrays + flat)
+        self.samples = outer_samples(task, key, what, data, parts) if what.nodes else None
 
     def sums(self, seeds: Mapping[str, Any], **options: Any) -> dict[int, Any]:
         """By the place of psi; what is not there is zero."""
         total = _InOrder(self.what, self.data.xp, self.how.accumulate)
         if self.samples is None:
             return total.sums
-        if self.in_place:
+        if isinstance(self.samples, Consumed):
             options |= {"memory_limit": self.how.memory_limit, "threads": self.how.threads}
             options["progress"] = self.how.progress
             self.samples.consume(self.data.arrays, total, seeds, **options)
@@ -310,6 +297,33 @@ class OuterTotals:
             for i, (_, found) in enumerate(pieces):
                 total(i, found)
         return total.sums
+
+
+def kept_apart(
+    task: Problem, key: Any, what: OuterSums, data: Data, how: Options, changing: Collection[str]
+) -> Split | None:
+    """What is kept between calls and what is left to do in each; None where keeping is no use.
+
+    That is where it takes much memory, or where a tape or a compiler wants to see all of it.
+    """
+    if not changing or not what.nodes:
+        return None
+    count = len(data.arrays)
+    parts: Split = task.kept(
+        ("split", key), lambda: split(what.nodes, changing, lambda i: f"x{i + count}")
+    )
+    room = _KEPT if how.memory_limit is None else min(_KEPT, how.memory_limit // 2)
+    watched = data.backend.traced([*data.arrays, *task.model._parameters().values()])
+    return None if watched or data.n * parts.entries * data.itemsize > room else parts
+
+
+def outer_samples(task: Problem, key: Any, what: OuterSums, data: Data, parts: Split | None) -> Any:
+    """The program for each sample: on NumPy one whose values are used up chunk by chunk."""
+    kind = Consumed if data.backend.name == "numpy" else Samples
+    if parts is None:
+        return task.samples(key, what.nodes, what.inj.builder, (), kind)
+    more = [(node.size,) for node in parts.kept.values()]
+    return task.samples(("moving", key), parts.nodes, parts.builder, more, kind)
 
 
 class _InOrder:

@@ -30,10 +30,16 @@ from hessarray.plan.parameter_products import product_of, seed_name
 
 __all__ = [
     "ParameterOperator",
+    "directions",
     "empirical_fisher_operator",
     "gauss_newton_operator",
     "loss_hessian_operator",
 ]
+
+
+def directions(task: Problem, kind: str) -> list[str]:
+    """Names of the seeds that come with a vector."""
+    return [seed_name(i) for i in range(len(task.injected(kind).parameters))]
 
 
 class ParameterOperator:
@@ -55,9 +61,8 @@ class ParameterOperator:
         self._made = task.compositions(kind)
         self._seeds = {"scale": np.asarray(form_scale(kind, task, data))}
         self._at, self._version = parameters_at(task, data, Options()), task.model._version()
-        directions = [seed_name(i) for i in range(len(self._made))]
         self._totals = OuterTotals(
-            task, ("product", kind), what, data, how, directions, self._seeds
+            task, ("product", kind), what, data, how, directions(task, kind), self._seeds
         )
         self._model = task.model  # alive as long as this is
         self._gradients: dict[int, Any] | None = None
@@ -77,8 +82,9 @@ class ParameterOperator:
             for k, i, j in zip(self.names, self._ends, self._ends[1:], strict=False)
         }
         found = self._product(moved)
-        whole = [xp.reshape(found[k], (-1,)) for k in self.names]
-        return xp.reshape(whole[0] if len(whole) == 1 else xp.concat(whole, axis=0), shape)
+        parts = [xp.reshape(found[k], (-1,)) for k in self.names]
+        whole = xp.reshape(parts[0] if len(parts) == 1 else xp.concat(parts, axis=0), shape)
+        return whole if whole.dtype == self.dtype else xp.astype(whole, self.dtype)
 
     def _product(self, moved: dict[str, Any]) -> dict[str, Any]:
         task, data, xp = self._task, self._data, self._data.xp

@@ -10,10 +10,13 @@ from hessarray.curvature._asked import Names, asked
 from hessarray.curvature._blocks import BlockSums
 from hessarray.curvature._gradients import OuterSums, diagonal_sums, product_sums
 from hessarray.curvature._matrices import pairs_of
-from hessarray.curvature._totals import block_sums, result_bytes
+from hessarray.curvature._samples import Consumed
+from hessarray.curvature._totals import block_sums, kept_apart, outer_samples, result_bytes
+from hessarray.curvature.operators import directions
 from hessarray.errors import OptionError
 from hessarray.function import Function
 from hessarray.plan.parameter_products import product_of
+from hessarray.plan.parameters import Form
 from hessarray.plan.plan import Plan
 from hessarray.plan.want import wanted
 
@@ -33,6 +36,7 @@ class CurvaturePlan:
     n: int
     variables: int  # pre-activations at which parameters enter
     result_bytes: int
+    kept_bytes: int  # between products: what does not depend on the vector
     sample_bytes: int  # held for each sample of a piece
     piece: int  # samples at a time
     flops: int
@@ -40,14 +44,15 @@ class CurvaturePlan:
 
     @property
     def peak_bytes(self) -> int:
-        """The result and one piece of samples."""
-        return self.result_bytes + self.piece * self.sample_bytes
+        """The result, what is kept, and one piece of samples."""
+        return self.result_bytes + self.kept_bytes + self.piece * self.sample_bytes
 
     def __str__(self) -> str:
         lines = [
             f"{self.form} {self.want} of {self.parameters:,} parameters over {self.n:,} samples",
             f"  enters at        {self.variables} pre-activations",
             f"  result           {self.result_bytes:,} bytes",
+            f"  kept             {self.kept_bytes:,} bytes",
             f"  per sample       {self.sample_bytes:,} bytes",
             f"  piece            {self.piece:,} samples; peak {self.peak_bytes:,} bytes",
             f"  flops            {self.flops:,}",
@@ -98,19 +103,20 @@ def curvature_plan(
     what: BlockSums | OuterSums
     if want == "matrix":
         what, samples = block_sums(task, kind, pairs)
-        size, extra, flops = result_bytes(task, pairs, data, how), what.made, what.flops
+        size, extra, kept = result_bytes(task, pairs, data, how), what.made, 0
     else:
-        shape = task.form(kind)
-        if want == "product":
-            key: Any = ("product", kind)
-            what = task.kept(key, lambda: product_sums(shape, product_of(shape)))
-        else:
-            key = ("diagonal", kind)
-            what = task.kept(key, lambda: diagonal_sums(shape))
-        samples = task.samples(key, what.nodes, what.inj.builder)
-        size, extra, flops = count * data.itemsize, 0, what.flops
+        changing = directions(task, kind) if want == "product" else ()
+        what = outer = task.kept((want, kind), lambda: _outer_sums(task.form(kind), want))
+        parts = kept_apart(task, (want, kind), outer, data, how, changing)
+        samples = outer_samples(task, (want, kind), outer, data, parts)
+        size, extra = count * data.itemsize, 0
+        kept = 0 if parts is None else parts.entries * data.itemsize * data.n
     program = samples._plan(wanted(), max(data.n, 1), data.backend)
     sample_bytes = (samples.entries + extra) * data.itemsize
+    piece = how.piece(max(sample_bytes, 1), data.n, size)
+    if isinstance(samples, Consumed):
+        job = samples.scheduled(program, data.n, data.itemsize, how.memory_limit, how.threads)
+        piece = min(job.chunk * job.threads, data.n)
     return CurvaturePlan(
         form,
         want,
@@ -118,8 +124,13 @@ def curvature_plan(
         data.n,
         len(what.inj.variables),
         size,
+        kept,
         sample_bytes,
-        how.piece(max(sample_bytes, 1), data.n, size),
-        (program.program.flops[1] + flops) * data.n,
+        piece,
+        (program.program.flops[1] + what.flops) * data.n,
         program,
     )
+
+
+def _outer_sums(form: Form, want: str) -> OuterSums:
+    return product_sums(form, product_of(form)) if want == "product" else diagonal_sums(form)

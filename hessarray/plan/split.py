@@ -32,6 +32,11 @@ class Split:
     builder: Builder
     nodes: dict[str, Node]
 
+    @property
+    def entries(self) -> int:
+        """Numbers kept for each sample."""
+        return sum(node.size for node in self.kept.values())
+
 
 def split(
     nodes: Mapping[str, Node], changing: Collection[str], name: Callable[[int], str]
