@@ -1,0 +1,88 @@
+"""Programs in two parts: what is kept between calls, and what every call adds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hessarray as ha
+from hessarray.curvature import _totals, loss_hessian_matrix, loss_hessian_operator
+from hessarray.graph.builder import Builder
+from hessarray.plan.split import split
+
+X = np.random.default_rng(0).standard_normal((300, 5))
+T = np.random.default_rng(1).standard_normal((300, 2))
+
+
+def network(act: str = "tanh") -> ha.Network:
+    return ha.Network(ha.Dense(5, 8, act=act), ha.Dense(8, 7, act=act), ha.Dense(7, 2), seed=0)
+
+
+def test_what_does_not_move_is_kept_once() -> None:
+    b = Builder()
+    x, p = b.seed("x0", (3,), batched=True), b.seed("p", (3,))
+    square = b.einsum(["a", "a"], "", [x, x])  # one number for each sample
+    moved = b.einsum(["", "a"], "a", [square, p])
+    again = b.einsum(["a", "a"], "", [p, x])
+    parts = split({"y": moved, "z": again}, ["p"], lambda i: f"x{i + 1}")
+    assert list(parts.kept.values()) == [square]
+    assert parts.entries == 1
+
+
+def test_nothing_is_kept_where_everything_moves() -> None:
+    b = Builder()
+    x, p = b.seed("x0", (3,), batched=True), b.seed("p", (3,))
+    parts = split({"y": b.einsum(["a", "a"], "", [x, p])}, ["p"], lambda i: f"x{i + 1}")
+    assert not parts.kept
+
+
+@settings(max_examples=25)
+@given(
+    act=st.sampled_from(["tanh", "softplus", "silu", "sigmoid"]),
+    n=st.integers(1, 40),
+    threads=st.sampled_from([1, 2]),
+    seed=st.integers(0, 9),
+)
+def test_kept_and_not_kept_agree(act: str, n: int, threads: int, seed: int) -> None:
+    net, v = network(act), np.random.default_rng(seed).standard_normal(127)
+    matrix = loss_hessian_matrix(net, "mse", X[:n], T[:n])
+    kept = loss_hessian_operator(net, "mse", X[:n], T[:n], threads=threads)
+    anew = loss_hessian_operator(net, "mse", X[:n], T[:n], threads=threads, memory_limit=40_000)
+    for operator in (kept, anew):
+        got = operator @ v[: len(matrix)]
+        np.testing.assert_allclose(got, matrix @ v[: len(matrix)], rtol=1e-11, atol=1e-12)
+
+
+def test_a_small_limit_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    whole = _totals.kept_apart
+    monkeypatch.setattr(_totals, "kept_apart", lambda *a: found.append(whole(*a)) or found[-1])
+    loss_hessian_operator(network(), "mse", X, T)
+    loss_hessian_operator(network(), "mse", X, T, memory_limit=40_000)
+    assert found[0] is not None
+    assert found[0].entries * 8 * len(X) > 20_000
+    assert found[1] is None
+
+
+def test_an_operator_holds_the_parameters_of_its_making() -> None:
+    net = network()
+    matrix = loss_hessian_matrix(net, "mse", X, T)
+    operator = loss_hessian_operator(net, "mse", X, T)
+    v = np.random.default_rng(3).standard_normal(len(matrix))
+    first = operator @ v
+    net.load_parameter_vector(2.0 * net.parameter_vector())
+    np.testing.assert_allclose(operator @ v, first, rtol=1e-13)
+    np.testing.assert_allclose(first, matrix @ v, rtol=1e-11, atol=1e-12)
+    assert not np.allclose(loss_hessian_operator(net, "mse", X, T) @ v, first)
+
+
+def test_the_same_digits_every_time() -> None:
+    """Sums are made in the order of the chunks, whichever thread is first."""
+    x, t = np.tile(X, (20, 1)), np.tile(T, (20, 1))
+    operator = loss_hessian_operator(network(), "mse", x, t, threads=4)
+    v = np.random.default_rng(3).standard_normal(operator.shape[0])
+    first = operator @ v
+    for _ in range(20):
+        assert np.array_equal(operator @ v, first)
