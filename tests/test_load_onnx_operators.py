@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -352,3 +353,9 @@ def test_slices_from_and_to_anywhere(first: int, last: int, by: int) -> None:
     (want,) = runtime(proto, x=x)
     if want.size:
         assert np.array_equal(ha.from_onnx(proto).value(x), want)
+
+
+def test_the_guide_names_each_operator() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "loading-onnx.md").read_text()
+    words = set(re.findall(r"\w+", guide))
+    assert not [kind for kind in OPERATORS if kind.rpartition(".")[2] not in words]
