@@ -167,6 +167,16 @@ def test_float32_added_up_in_float64(make: Callable[[], Any], name: str) -> None
             np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * scale)
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_float32_added_up_in_float64_off_numpy(name: str) -> None:
+    net, call = network(), FUNCTIONS[name]
+    want = leaves(call(net, "mse", X, T))
+    x, t = torch.tensor(X, dtype=torch.float32), torch.tensor(T, dtype=torch.float32)
+    for a, b in zip(leaves(call(net, "mse", x, t, accumulate="float64")), want, strict=True):
+        assert a.dtype == torch.float64
+        np.testing.assert_allclose(a.numpy(), b, rtol=0, atol=2e-5 * np.abs(want[0]).max())
+
+
 @pytest.mark.parametrize("make", OPERATORS)
 def test_products_in_float32(make: Callable[..., Any]) -> None:
     net = network()
