@@ -494,6 +494,33 @@ def test_functions_that_multiply_their_tensors(
         ha.load(tmp_path / "bad.onnx")
 
 
+def squares(dtype: Any, size: int, count: int) -> Any:
+    """So many squares of one constant matrix."""
+    unit = onnx.numpy_helper.from_array(np.ones(1, dtype))
+    nodes = [node("ConstantOfShape", "s", "c", value=unit)]
+    for i in range(count):
+        nodes += [node("MatMul", "c c", f"m{i}"), node("ReduceMax", f"m{i}", f"r{i}", keepdims=0)]
+        nodes.append(node("Cast", f"r{i}", f"f{i}", to=TensorProto.FLOAT))
+    nodes.append(node("Sum", "x " + " ".join(f"f{i}" for i in range(count))))
+    return model(nodes, {"x": ("n", 3)}, weights={"s": ints(size, size)})
+
+
+def test_a_product_of_whole_numbers(tmp_path: Path) -> None:
+    """It has no BLAS: a thousand million terms took ten seconds."""
+    with one_sentence(written(tmp_path, squares(np.int64, 500, 1)), "more than 67,108,864 terms"):
+        ha.load(tmp_path / "bad.onnx")
+    assert ha.from_onnx(squares(F32, 500, 1)).in_shapes == ((3,),)
+
+
+def test_many_products_of_constants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hessarray.load import onnx_graph
+
+    monkeypatch.setattr(onnx_graph, "_MAX_SECONDS", 0.001)
+    path = written(tmp_path, squares(F32, 300, 20))
+    with one_sentence(path, "constants took 0 seconds, at most 0.001 are expected"):
+        ha.load(path)
+
+
 def test_many_nodes_that_read_one_large_array(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,8 @@ _ML = "ai.onnx.ml"
 _MAX_BYTES = 1 << 30
 # Bytes that all nodes may read together: each of them may read a large array in a second.
 _MAX_READ = 8 << 30
+# Seconds that all constants of a graph may take: what a node computes is bounded, not how many do.
+_MAX_SECONDS = 20.0
 _ALL = OPERATORS | FUSED
 _MOST_HINTS = 8  # outputs that are looked at for one that can be computed
 # What the operators here were written against; one that changed later is refused.
@@ -46,15 +49,11 @@ class Steps:
         LoadError
             A node cannot be computed; names it, its operator and the shapes that it meets.
         """
-        known, total, read = dict(values), 0, 0
+        known, spent = dict(values), _Spent(self.place)
         for node in self.nodes:
             args = [known[name] if name else None for name in node.inputs]
-            read += sum(getattr(a, "nbytes", 0) for a in args)
-            if read > _MAX_READ:
-                raise LoadError(
-                    f"{self.place}: up to node {shown(node.name)} ({node.kind}) the nodes read "
-                    f"{read:,} bytes, at most {_MAX_READ:,} are expected"
-                )
+            spent.add(node, read=_bytes(args))
+            start = time.perf_counter()
             try:
                 with np.errstate(all="ignore"):
                     found = _ALL[node.kind](node, *args)
@@ -65,12 +64,8 @@ class Steps:
                     f"{shapes or 'none'}: {shown(error)}"
                 ) from None
             several = found if isinstance(found, tuple) else (found,)
-            total += sum(getattr(value, "nbytes", 0) for value in several)
-            if total > _MAX_BYTES:
-                raise LoadError(
-                    f"{self.place}: up to node {shown(node.name)} ({node.kind}) the arrays inside "
-                    f"the graph take {total:,} bytes, at most {_MAX_BYTES:,} are expected"
-                )
+            seconds = time.perf_counter() - start if is_constant(several[0]) else 0.0
+            spent.add(node, made=_bytes(several), seconds=seconds)
             for name, value in zip(node.outputs, several, strict=False):
                 known[name] = np.asarray(value) if isinstance(value, np.generic) else value
         return known
@@ -88,6 +83,36 @@ class Steps:
             if found.intersection(node.outputs):
                 found.update(node.inputs)
         return found
+
+
+def _bytes(arrays: Iterable[Any]) -> int:
+    return sum(getattr(a, "nbytes", 0) for a in arrays)
+
+
+@dataclass
+class _Spent:
+    """What a run of a graph has taken so far."""
+
+    place: str
+    made: int = 0
+    read: int = 0
+    seconds: float = 0.0
+
+    def add(self, node: Node, made: int = 0, read: int = 0, seconds: float = 0.0) -> None:
+        self.made += made
+        self.read += read
+        self.seconds += seconds
+        if self.made > _MAX_BYTES:
+            what = f"the arrays inside the graph take {self.made:,} bytes, at most {_MAX_BYTES:,}"
+        elif self.read > _MAX_READ:
+            what = f"the nodes read {self.read:,} bytes, at most {_MAX_READ:,}"
+        elif self.seconds > _MAX_SECONDS:
+            what = f"constants took {self.seconds:.0f} seconds, at most {_MAX_SECONDS:g}"
+        else:
+            return
+        raise LoadError(
+            f"{self.place}: up to node {shown(node.name)} ({node.kind}) {what} are expected"
+        )
 
 
 # ---- which nodes -----------------------------------------------------------------------------

@@ -230,7 +230,7 @@ def _matmul(node: Node, a: Any, b: Any) -> Any:
 
 def _product(a: Any, b: Any) -> Any:
     if is_constant(a) and is_constant(b):
-        check_product((a.size, *b.shape[-1:], *b.shape[:-2]))
+        check_product((a.size, *b.shape[-1:], *b.shape[:-2]), a, b)
     return neural.product(namespace_of(a, b), a, b)
 
 
@@ -251,7 +251,7 @@ def _einsum(node: Node, *args: Any) -> Any:
     if all(map(is_constant, args)):
         sizes = dict(zip("".join(terms), (n for x in args for n in x.shape), strict=True))
         check_entries([sizes[c] for c in output])
-        check_product(list(sizes.values()))
+        check_product(list(sizes.values()), *args)
         return np.einsum(f"{','.join(terms)}->{output}", *args)
     xp = namespace_of(*args)
     sizes = {}

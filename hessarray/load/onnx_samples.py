@@ -18,6 +18,7 @@ __all__ = ["MAX_ENTRIES", "Samples", "check_entries", "check_product"]
 
 MAX_ENTRIES = 1 << 26
 _MAX_TERMS = 1 << 30
+_MAX_WHOLE_TERMS = 1 << 26  # no BLAS multiplies whole numbers
 
 Bits = Any  # an array of uint8
 
@@ -36,16 +37,18 @@ def check_entries(shape: Sequence[int]) -> None:
         raise ValueError(f"an array of shape {tuple(shape)} has more than {MAX_ENTRIES:,} entries")
 
 
-def check_product(lengths: Sequence[int]) -> None:
+def check_product(lengths: Sequence[int], *args: Any) -> None:
     """Refuse products of constants that no network needs, before time is taken.
 
     Raises
     ------
     ValueError
-        Axes of these lengths, those that are summed over too, make more terms than a second takes.
+        Axes of these lengths, those that are summed over too, make more terms than a second takes
+        for arrays like ``args``.
     """
-    if math.prod(map(int, lengths)) > _MAX_TERMS:
-        raise ValueError(f"a product of constants has more than {_MAX_TERMS:,} terms")
+    most = _MAX_TERMS if any(a.dtype.kind == "f" for a in args) else _MAX_WHOLE_TERMS
+    if math.prod(map(int, lengths)) > most:
+        raise ValueError(f"a product of constants has more than {most:,} terms")
 
 
 class Samples:

@@ -95,7 +95,7 @@ def _sources(x: Any, frame: _Frame, out: Ints) -> Any:
 def _convolved(xp: Any, x: Any, kernel: Any, sources: Any, groups: int) -> Any:
     check_entries((x.shape[0], kernel.shape[0], len(sources)))
     if is_constant(x) and is_constant(kernel):
-        check_product((x.shape[0], kernel.size, len(sources)))
+        check_product((x.shape[0], kernel.size, len(sources)), x, kernel)
     return windows.convolve(xp, x, kernel, sources, groups)
 
 
