@@ -67,7 +67,7 @@ def test_every_block_of_a_loss(case: Case) -> None:
     close(flat(loss_gradient(*case.args)), truth.gradient())
 
 
-@settings(max_examples=15)
+@settings(max_examples=12)
 @given(cases())
 def test_diagonals_and_products_are_those_of_the_matrices(case: Case) -> None:
     v = np.random.default_rng(0).standard_normal((loss_hessian_operator(*case.args).shape[0], 2))
@@ -185,7 +185,7 @@ def test_streamed_pieces_and_threads_add_up(case: Case, threads: int) -> None:
     close(diagonal, np.diagonal(whole), 1e-11, scale)
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(cases())
 def test_torch_gives_what_numpy_gives(case: Case) -> None:
     """Sums that are made in place on NumPy are made otherwise elsewhere."""
