@@ -10,10 +10,10 @@ matrix K_k multiplies, z_k = u_k K_k + b_k and P_{k->v} = dv/dz_k,
 and of a loss the sum over samples is one matrix product (``docs/curvature.md``).
 
 All functions take ``frozen=`` (names that count as constants), ``memory_limit=`` (bytes, of the
-result and of what is held besides), ``threads=`` (NumPy), ``progress=`` and, for losses, ``accumulate=``
-('float64': sums over samples of a float32 model are added up, and come back, in float64) and
-``per_layer=`` (True: only blocks of parameters of one layer, those that share the part of their
-names before the last dot).
+result and of what is held besides), ``threads=`` (NumPy), ``progress=`` and, for losses,
+``accumulate=`` ('float64': sums over samples of a float32 model are added up, and come back, in
+float64) and ``per_layer=`` (True: only blocks of parameters of one layer, those that share the
+part of their names before the last dot).
 """
 
 from __future__ import annotations
