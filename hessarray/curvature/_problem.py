@@ -93,7 +93,7 @@ def problem(
     """The same object for the same question: what it traced and planned is used again."""
     known = _problems.setdefault(model, {})
     shapes = tuple((k, tuple(map(int, a.shape))) for k, a in model._parameters().items())
-    key = (loss, names, target, shapes)
+    key = (loss, names, target, shapes, model._code_version())
     found = known.get(key)
     if found is None:
         if len(known) >= _MOST:

@@ -60,7 +60,8 @@ class ParameterOperator:
         what = task.kept(("product", kind), lambda: product_sums(form, product_of(form)))
         self._made = task.compositions(kind)
         self._seeds = {"scale": np.asarray(form_scale(kind, task, data))}
-        self._at, self._version = parameters_at(task, data, Options()), task.model._version()
+        self._own = task.model._parameters()
+        self._at = parameters_at(task, data, Options())
         self._totals = OuterTotals(
             task, ("product", kind), what, data, how, directions(task, kind), self._seeds
         )
@@ -91,8 +92,9 @@ class ParameterOperator:
         seeds = dict(self._seeds)
         for i, c in enumerate(self._made):
             seeds[seed_name(i)] = c.pushed(xp, moved, self._at)
-        moved_on = task.model._version() != self._version
-        sums = self._totals.sums(seeds, **({"parameters": self._at} if moved_on else {}))
+        now = task.model._parameters()
+        replaced = any(now[k] is not a for k, a in self._own.items())
+        sums = self._totals.sums(seeds, **({"parameters": self._at} if replaced else {}))
         found = pulled_totals(task, self._kind, sums, data, self._how)
         if self._kind == "hessian" and not all(c.plain for c in self._made):
             for i, g in self._psi_gradients().items():

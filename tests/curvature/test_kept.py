@@ -78,6 +78,16 @@ def test_an_operator_holds_the_parameters_of_its_making() -> None:
     assert not np.allclose(loss_hessian_operator(net, "mse", X, T) @ v, first)
 
 
+def test_an_activation_that_is_replaced_counts() -> None:
+    net = network("tanh")
+    loss_hessian_matrix(net, "mse", X, T)
+    net.layers[0].act = ha.activation("sigmoid")
+    other = ha.Network(ha.Dense(5, 8, act="sigmoid"), *net.layers[1:])
+    other.load_parameters(net.parameters())
+    expected = loss_hessian_matrix(other, "mse", X, T)
+    assert np.array_equal(loss_hessian_matrix(net, "mse", X, T), expected)
+
+
 def test_the_same_digits_every_time() -> None:
     """Sums are made in the order of the chunks, whichever thread is first."""
     x, t = np.tile(X, (20, 1)), np.tile(T, (20, 1))
