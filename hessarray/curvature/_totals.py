@@ -313,7 +313,8 @@ def kept_apart(
         ("split", key), lambda: split(what.nodes, changing, lambda i: f"x{i + count}")
     )
     room = _KEPT if how.memory_limit is None else min(_KEPT, how.memory_limit // 2)
-    watched = data.backend.traced([*data.arrays, *task.model._parameters().values()])
+    own = [a for a in task.model._parameters().values() if data.backend.owns(a)]
+    watched = data.backend.traced([*data.arrays, *own])
     return None if watched or data.n * parts.entries * data.itemsize > room else parts
 
 
