@@ -152,11 +152,11 @@ class _NumpyExecutable:
         inputs: Mapping[str, Any],
         seeds: Mapping[str, Any],
         run: Run,
-        take: Callable[[int, dict[str, Any]], None],
+        take: Callable[[int, slice, dict[str, Any]], None],
     ) -> None:
-        """Hand over the results chunk by chunk: take(its number, results) in the chunk's thread.
+        """Hand over a span of results at a time: take(its number, samples, results), in its thread.
 
-        Results are never there for all samples, and those of a chunk are still in the cache of
+        Results are never there for all samples, and those of a span are still in the cache of
         whoever takes them; their memory is used again.
         """
         b = _contiguous(self._seed(self.xp, bound, seeds)) if self._seeded else bound
@@ -164,25 +164,22 @@ class _NumpyExecutable:
         dtype = next(iter(x.values())).dtype
         free: list[dict[str, Any]] = []
 
-        def work(start: int) -> int:
-            stop = min(start + run.chunk, run.n)
+        def work(first: int) -> int:
+            stop = min(first + run.span, run.n)
             try:
                 out = free.pop()
             except IndexError:
-                out = self._empty(min(run.chunk, run.n), dtype)
-            part = {k: a[: stop - start] for k, a in out.items()}
-            here = {k: a[start:stop] for k, a in x.items()}
-            self._piece(b, stop - start, here, part, dtype)
-            take(start // run.chunk, part)
+                out = self._empty(min(run.span, run.n), dtype)
+            for start in range(first, stop, run.chunk):
+                i, j = slice(start, min(start + run.chunk, stop)), start - first
+                part = {k: a[j : j + i.stop - start] for k, a in out.items()}
+                self._piece(b, i.stop - start, {k: a[i] for k, a in x.items()}, part, dtype)
+            found = {k: a[: stop - first] for k, a in out.items()}
+            take(first // run.span, slice(first, stop), found)
             free.append(out)
-            return stop - start
+            return stop - first
 
-        if run.chunk >= run.n:
-            work(0)
-            if run.progress is not None:
-                run.progress(run.n)
-        else:
-            self._each(work, run)
+        self._each(work, run, run.span)
 
     def prepared(self, bound: Any, n: int, dtype: Any, shapes: Sequence[Any]) -> Any:
         """A call from flat inputs to results of these shapes, where one recorded piece is all."""
@@ -215,10 +212,10 @@ class _NumpyExecutable:
             self._piece(b, stop - start, x, {k: a[start:stop] for k, a in out.items()}, dtype)
             return stop - start
 
-        self._each(work, run)
+        self._each(work, run, run.chunk)
 
-    def _each(self, work: Callable[[int], int], run: Run) -> None:
-        """In threads; ``work`` takes where a chunk starts and returns its samples."""
+    def _each(self, work: Callable[[int], int], run: Run, step: int) -> None:
+        """In threads; ``work`` takes where so many samples start and returns how many they are."""
         done: list[int] = []
         reported: list[int] = []
 
@@ -226,9 +223,12 @@ class _NumpyExecutable:
             reported.append(sum(done))
             run.progress(reported[-1])
 
-        starts = range(0, run.n, run.chunk)
+        starts = range(0, run.n, step)
         after = report if run.progress is not None else None
-        in_threads(lambda start: done.append(work(start)), starts, run.threads, after)
+        if len(starts) == 1:  # BLAS may use its own threads
+            done.append(work(0))
+        else:
+            in_threads(lambda start: done.append(work(start)), starts, run.threads, after)
         if run.progress is not None and reported[-1:] != [run.n]:
             run.progress(run.n)
 

@@ -29,6 +29,7 @@ class Run:
     chunk: int  # samples at a time
     threads: int
     progress: Any = None  # called with the number of samples done
+    span: int = 0  # samples whose results are handed over at a time, where they are consumed
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ __all__ = ["Evaluation", "derived_nodes"]
 Shape = tuple[int, ...]
 _MOST_READY = 64
 _LARGEST_DECADE = 3
+_SPAN_BYTES = 4 << 20  # of results that are consumed at a time, by a core that has just made them
 _FEW = 64  # samples for which weights are repeated: a program of its own for them costs more
 _CACHED = ("_bound", "_ready", "_checked", "_collected", "_graph", "_lock", "_plans", "_traced_for")
 
@@ -69,7 +70,7 @@ class _Job:
         return dict(zip(self.shapes, values, strict=True))
 
     def consume(self, take: Any) -> None:
-        """Hand flat results over chunk by chunk: take(number of the chunk, results by name)."""
+        """Hand flat results over span by span: take(its number, its samples, results by name)."""
         if self.run is not None:
             self.compiled.consume(self._bound(), self.inputs, self.seeds, self.run, take)
 
@@ -457,11 +458,14 @@ class Evaluation:
             results = 0 if given else plan.result_entries * n * (1 if backend.in_place else 2)
             room = max(limit - (results + plan.entries_once) * itemsize, 1)
         per_sample = plan.intermediates(backend.in_place) * itemsize
-        if self._consumed:  # while one is read the other is no longer, or not yet
-            per_sample = max(per_sample, plan.result_entries * itemsize)
+        results = plan.result_entries * itemsize
+        if self._consumed and room is not None:
+            per_sample += results
         work = Work(n, per_sample, plan.program.flops[1], room, threads)
         chunk, threads = backend.schedule(work)
-        return Run(n, chunk, threads, progress_callback(progress, n))
+        span = chunk if room is not None else max(_SPAN_BYTES // max(results, 1), chunk)
+        spans = -(-n // (span * threads)) * threads  # as many for every thread
+        return Run(n, chunk, threads, progress_callback(progress, n), max(-(-n // spans), 1))
 
     def _bind(
         self,

@@ -14,7 +14,7 @@ from hessarray.backends import Backend, backend_of
 from hessarray.backends.protocol import Run
 from hessarray.function import Function
 from hessarray.graph.builder import Builder
-from hessarray.graph.node import Node
+from hessarray.graph.node import Node, Reshape, Seed
 from hessarray.plan.derive import Bracket
 from hessarray.plan.lower import lower
 from hessarray.plan.memory import plan_memory
@@ -79,9 +79,20 @@ class Samples(Evaluation):
 
 
 class Consumed(Samples):
-    """The same where the values are used up chunk by chunk, by the thread that made them."""
+    """The same where the values are used up span by span, by the thread that made them.
+
+    What is an input as it comes is not made, but read where it is.
+    """
 
     _consumed = True
+
+    def __init__(
+        self, model: Function, builder: Builder, nodes: Mapping[str, Node], shapes: Sequence[Shape]
+    ) -> None:
+        places = {name: _input(node) for name, node in nodes.items()}
+        made = {name: node for name, node in nodes.items() if places[name] is None}
+        super().__init__(model, builder, made, shapes)
+        self.read = {k: (i, nodes[k].size) for k, i in places.items() if i is not None}
 
     def consume(
         self,
@@ -90,8 +101,13 @@ class Consumed(Samples):
         seeds: Mapping[str, Any],
         **options: Any,
     ) -> None:
-        """Call take(number of the chunk, values by name); the memory is used again after it."""
-        self._prepare(arrays, wanted(), options, seeds).consume(take)
+        """Call take(number of the span, values by name); the memory is used again after it."""
+
+        def taken(number: int, samples: slice, found: dict[str, Any]) -> None:
+            read = {k: arrays[i][samples].reshape(-1, size) for k, (i, size) in self.read.items()}
+            take(number, found | read)
+
+        self._prepare(arrays, wanted(), options, seeds).consume(taken)
 
     def scheduled(
         self, plan: Plan, n: int, itemsize: int, limit: int | None, threads: int | None
@@ -100,3 +116,12 @@ class Consumed(Samples):
         backend = backend_of(np.empty(0))
         assert backend is not None
         return self._run(plan, n, itemsize, limit, threads, None, backend, False, True)
+
+
+def _input(node: Node) -> int | None:
+    """The place of the flat input that the node is, if it is one."""
+    while isinstance(node.op, Reshape) and len(node.shape) == 1:
+        (node,) = node.args
+    if isinstance(node.op, Seed) and node.op.batched and len(node.shape) == 1:
+        return int(node.op.name[1:])
+    return None

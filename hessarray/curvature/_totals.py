@@ -349,7 +349,12 @@ class _InOrder:
         for i, part in parts.items():
             if self.dtype is not None:
                 part = self.xp.astype(part, getattr(self.xp, self.dtype))
-            self.sums[i] = self.sums[i] + part if i in self.sums else part
+            if i not in self.sums:
+                self.sums[i] = part
+            elif isinstance(part, np.ndarray):
+                self.sums[i] += part
+            else:
+                self.sums[i] = self.sums[i] + part
 
 
 def pulled_totals(

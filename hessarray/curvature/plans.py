@@ -116,7 +116,7 @@ def curvature_plan(
     piece = how.piece(max(sample_bytes, 1), data.n, size)
     if isinstance(samples, Consumed):
         job = samples.scheduled(program, data.n, data.itemsize, how.memory_limit, how.threads)
-        piece = min(job.chunk * job.threads, data.n)
+        piece = min(job.span * job.threads, data.n)
     return CurvaturePlan(
         form,
         want,
