@@ -21,9 +21,10 @@ from hessarray.curvature._asked import Names, asked
 from hessarray.curvature._data import Data
 from hessarray.curvature._gradients import diagonal_sums
 from hessarray.curvature._matrices import Dict, form_scale, summed_dict, summed_matrix
+from hessarray.curvature._outer_totals import outer_totals
 from hessarray.curvature._problem import Problem
 from hessarray.curvature._reduction import scale_of
-from hessarray.curvature._totals import outer_totals, totals
+from hessarray.curvature._totals import totals
 from hessarray.errors import OptionError
 from hessarray.function import Function
 from hessarray.graph.node import Node

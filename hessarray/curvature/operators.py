@@ -17,13 +17,9 @@ from hessarray.curvature._asked import Names, asked
 from hessarray.curvature._data import Data, Options
 from hessarray.curvature._gradients import product_sums
 from hessarray.curvature._matrices import form_scale
+from hessarray.curvature._outer_totals import OuterTotals
 from hessarray.curvature._problem import Problem
-from hessarray.curvature._totals import (
-    OuterTotals,
-    parameters_at,
-    psi_gradients,
-    pulled_totals,
-)
+from hessarray.curvature._totals import parameters_at, psi_gradients, pulled_totals
 from hessarray.errors import ShapeError
 from hessarray.function import Function
 from hessarray.plan.parameter_products import product_of, seed_name

@@ -10,8 +10,9 @@ from hessarray.curvature._asked import Names, asked
 from hessarray.curvature._blocks import BlockSums
 from hessarray.curvature._gradients import OuterSums, diagonal_sums, product_sums
 from hessarray.curvature._matrices import pairs_of
+from hessarray.curvature._outer_totals import kept_apart, outer_samples
 from hessarray.curvature._samples import Consumed
-from hessarray.curvature._totals import block_sums, kept_apart, outer_samples, result_bytes
+from hessarray.curvature._totals import block_sums, result_bytes
 from hessarray.curvature.operators import directions
 from hessarray.errors import OptionError
 from hessarray.function import Function

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hessarray as ha
-from hessarray.curvature import _totals, loss_hessian_matrix, loss_hessian_operator
+from hessarray.curvature import _outer_totals, loss_hessian_matrix, loss_hessian_operator
 from hessarray.graph.builder import Builder
 from hessarray.plan.split import split
 
@@ -57,8 +57,10 @@ def test_kept_and_not_kept_agree(act: str, n: int, threads: int, seed: int) -> N
 
 def test_a_small_limit_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
-    whole = _totals.kept_apart
-    monkeypatch.setattr(_totals, "kept_apart", lambda *a: found.append(whole(*a)) or found[-1])
+    whole = _outer_totals.kept_apart
+    monkeypatch.setattr(
+        _outer_totals, "kept_apart", lambda *a: found.append(whole(*a)) or found[-1]
+    )
     loss_hessian_operator(network(), "mse", X, T)
     loss_hessian_operator(network(), "mse", X, T, memory_limit=40_000)
     assert found[0] is not None
