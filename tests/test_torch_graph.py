@@ -590,7 +590,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "unsupported operator": (
         code(lambda z: torch.special.bessel_j0(z)),
-        r"^Code: torch operator special_bessel_j0 is not supported, docs/loading\.md lists",
+        r"^Code: torch operator special_bessel_j0 is not supported, .*OPERATORS names",
     ),
     "sorted": (code(lambda z: z.sort(-1).values), "^Code: torch operator sort is not supported"),
     "state": (Counting, "^Counting: a call changes the buffer 'calls'"),

@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``hessarray eval``."""
     add_model(parser)
     parser.add_argument("x", type=Path, metavar="X", help="samples: .npy, .npz or .csv")
-    what = parser.add_argument_group("what")
+    what = parser.add_argument_group("what", "those named here alone; the value where none is")
     for name, meaning in RESULTS.items():
         what.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=meaning)
     what.add_argument(

@@ -181,8 +181,8 @@ def _unsupported(model: Model, i: int, node: Any, outputs: Sequence[str]) -> str
     version = model.opsets.get(_domain(node), "none")
     return (
         f"{model.place}: node {shown(node.name or i)}: operator {shown(kind)} of opset {version} "
-        f"is not supported{hint}, the {len(OPERATORS)} that are stand in "
-        f"docs/loading-onnx.md{others}"
+        f"is not supported{hint}, hessarray.load.onnx_operators.OPERATORS names the "
+        f"{len(OPERATORS)} that are{others}"
     )
 
 

@@ -169,8 +169,8 @@ class _Reader:
         if name != "getitem" and name not in OPERATORS:
             short = name.partition(".")[0]
             raise LoadError(
-                f"{self._where(node)}: torch operator {short} is not supported, docs/loading.md "
-                "lists those that are"
+                f"{self._where(node)}: torch operator {short} is not supported, "
+                "hessarray.load.torch_operators.OPERATORS names those that are"
             )
         args, options = self._plain(node.args), self._plain(dict(node.kwargs))
         options.pop("memory_format", None)
