@@ -37,7 +37,7 @@ __all__ = ["Evaluation", "derived_nodes"]
 Shape = tuple[int, ...]
 _MOST_READY = 64
 _LARGEST_DECADE = 3
-_SPAN_BYTES = 4 << 20  # of results that are consumed at a time, by a core that has just made them
+_SPAN_BYTES = 16 << 20  # of results that are consumed at a time (docs/decisions/0018)
 _FEW = 64  # samples for which weights are repeated: a program of its own for them costs more
 _CACHED = ("_bound", "_ready", "_checked", "_collected", "_graph", "_lock", "_plans", "_traced_for")
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from hessarray.graph.builder import Builder
 from hessarray.graph.node import (
     SAMPLE,
-    Add,
     Broadcast,
-    Concat,
     Einsum,
     Injection,
     Node,
@@ -21,7 +19,7 @@ from hessarray.graph.node import (
 
 __all__ = ["Split", "split"]
 
-_CHEAP = (Add, Broadcast, Concat, Injection, Reshape, Seed)
+_VIEWS = (Broadcast, Injection, Reshape, Seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +41,8 @@ def split(
 ) -> Split:
     """What is known without the seeds named in ``changing`` is kept.
 
-    Kept node i becomes the batched seed ``name(i)``, flat. What is made of kept nodes in passing,
-    such as another order, sums and products of entries, is not kept besides.
+    Kept node i becomes the batched seed ``name(i)``, flat. Another shape or order of the same
+    numbers is not kept besides.
     """
     order = topological(list(nodes.values()))
     moves: set[int] = set()
@@ -75,9 +73,9 @@ def split(
 
 
 def _worth_keeping(node: Node) -> bool:
-    """Whether reading it from memory takes less time than making it from what else is kept."""
-    if node.level != SAMPLE or node.truth or isinstance(node.op, _CHEAP):
+    if node.level != SAMPLE or node.truth or isinstance(node.op, _VIEWS):
         return False
-    # A product entry by entry, or another order of the axes, takes no more than a pass in cache.
     op = node.op
-    return not (isinstance(op, Einsum) and all(set(t) <= set(op.output) for t in op.inputs))
+    if isinstance(op, Einsum) and len(op.inputs) == 1 and op.scale == 1.0:
+        return set(op.inputs[0]) != set(op.output)
+    return True
