@@ -109,6 +109,12 @@ class Consumed(Samples):
 
         self._prepare(arrays, wanted(), options, seeds).consume(taken)
 
+    def _check_inputs(self, x: Sequence[Any]) -> tuple[Backend, str, Shape]:
+        # Whoever made the data has checked it; what was kept is the program's own.
+        backend = backend_of(x[0])
+        assert backend is not None
+        return backend, backend.dtype_name(x[0]), (int(x[0].shape[0]),)
+
     def scheduled(
         self, plan: Plan, n: int, itemsize: int, limit: int | None, threads: int | None
     ) -> Run:

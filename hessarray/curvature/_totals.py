@@ -241,12 +241,13 @@ def pulled_totals(
     task: Problem, kind: str, sums: Mapping[int, Any], data: Data, how: Options
 ) -> dict[str, Any]:
     """From sums (psi) to sums by name, each in its parameter's shape; C^T dpsi."""
-    xp, at = data.xp, parameters_at(task, data, how)
-    made = task.compositions(kind)
+    xp, made = data.xp, task.compositions(kind)
+    at = {} if all(c.plain for c in made) else parameters_at(task, data, how)
     found: dict[str, Any] = {}
     for i, g in sums.items():
         column = xp.reshape(g, (made[i].psi.size, 1))
         for name, part in made[i].pulled(xp, column, at).items():
             part = xp.reshape(part, task.shapes[name])
             found[name] = found[name] + part if name in found else part
-    return {k: found[k] if k in found else xp.zeros_like(at[k]) for k in task.names}
+    zeros = {k: data.zeros(task.shapes[k], how.accumulate) for k in task.names if k not in found}
+    return {k: (found if k in found else zeros)[k] for k in task.names}

@@ -321,10 +321,9 @@ class ChainRule:
             if tz is not None and op.function.s2 != 0.0:
                 letters = LETTERS[: lead + len(gv.shape)]
                 axes = letters[lead + rank :]
-                product = self.builder.einsum(
-                    [letters[:lead] + axes, letters[lead:]], letters, [tz, gv]
-                )
-                yield node.args[0], self._scaled(self.local(node, 2), product, lead + rank)
+                bend = self._scaled(self.local(node, 2), gv, rank)  # no direction is in it
+                terms = [letters[:lead] + axes, letters[lead:]]
+                yield node.args[0], self.builder.einsum(terms, letters, [tz, bend])
         elif isinstance(op, Einsum):
             for i, q in ((i, q) for i in range(len(node.args)) for q in range(len(node.args))):
                 tq = t.get(id(node.args[q]))
