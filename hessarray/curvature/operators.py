@@ -9,6 +9,7 @@ reverse sweep of dG, and for each matrix one product over samples,
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,12 @@ class ParameterOperator:
     """A symmetric operator on flat parameter vectors, (p, p), on any array library.
 
     Its attributes are those that SciPy's and CuPy's solvers ask for. Parameters and samples are
-    those of the moment of its making.
+    those of the moment of its making; torch tensors must not be changed in place meanwhile.
     """
 
     def __init__(self, kind: str, task: Problem, data: Data, how: Options) -> None:
+        if data.backend.in_place:  # the caller may change his arrays meanwhile
+            data = replace(data, arrays=tuple(data.xp.asarray(a, copy=True) for a in data.arrays))
         self._kind, self._task, self._data, self._how = kind, task, data, how
         self.names = task.names
         sizes = [math.prod(task.shapes[k]) for k in task.names]

@@ -80,6 +80,15 @@ def test_an_operator_holds_the_parameters_of_its_making() -> None:
     assert not np.allclose(loss_hessian_operator(net, "mse", X, T) @ v, first)
 
 
+def test_an_operator_holds_the_samples_of_its_making() -> None:
+    x, t, net = X.copy(), T.copy(), network()
+    operator = loss_hessian_operator(net, "mse", x, t)
+    v = np.random.default_rng(3).standard_normal(operator.shape[0])
+    first = operator @ v
+    x[...], t[...] = 0.0, 1.0
+    assert np.array_equal(operator @ v, first)
+
+
 def test_an_activation_that_is_replaced_counts() -> None:
     net = network("tanh")
     loss_hessian_matrix(net, "mse", X, T)
