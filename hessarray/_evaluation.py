@@ -106,7 +106,7 @@ class Evaluation:
     """A traced function with its plans and bound programs; subclasses say what is traced."""
 
     in_shapes: tuple[Shape, ...]
-    _consumed = False  # results are taken chunk by chunk and never held for all samples
+    _consumed = False  # results are taken span by span and never held for all samples
 
     def _setup(self, in_shapes: tuple[Shape, ...]) -> None:
         self.in_shapes = in_shapes
@@ -464,7 +464,7 @@ class Evaluation:
         work = Work(n, per_sample, plan.program.flops[1], room, threads)
         chunk, threads = backend.schedule(work)
         span = chunk if room is not None else max(_SPAN_BYTES // max(results, 1), chunk)
-        spans = -(-n // (span * threads)) * threads  # as many for every thread
+        spans = max(-(-n // (span * threads)), 1) * threads  # as many for every thread
         return Run(n, chunk, threads, progress_callback(progress, n), max(-(-n // spans), 1))
 
     def _bind(

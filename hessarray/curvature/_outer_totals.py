@@ -15,7 +15,7 @@ from hessarray.curvature._problem import Problem
 from hessarray.curvature._samples import Consumed, Samples
 from hessarray.plan.split import Split, split
 
-__all__ = ["OuterTotals", "kept_apart", "outer_samples", "outer_totals"]
+__all__ = ["OuterTotals", "kept_apart", "outer_samples", "outer_totals", "watched"]
 
 _KEPT = 256 << 20  # bytes of what does not change between products
 
@@ -53,7 +53,8 @@ class OuterTotals:
         parts = kept_apart(task, key, what, data, how, changing)
         if parts is not None:
             kept = task.samples(("kept", key), parts.kept, what.inj.builder)
-            found = how.whole(kept, data, seeds) if parts.kept else {}
+            silent = replace(how, progress=None)  # which is for products
+            found = silent.whole(kept, data, seeds) if parts.kept else {}
             flat = tuple(
                 data.xp.reshape(found[k], (data.n, node.size)) for k, node in parts.kept.items()
             )
@@ -90,13 +91,19 @@ def kept_apart(
         ("split", key), lambda: split(what.nodes, changing, lambda i: f"x{i + count}")
     )
     room = _KEPT if how.memory_limit is None else min(_KEPT, how.memory_limit // 2)
+    if watched(task, data) or data.n * parts.entries * data.itemsize > room:
+        return None
+    return parts
+
+
+def watched(task: Problem, data: Data) -> bool:
+    """Does a tape or a compiler watch samples or parameters? Then nothing may be kept."""
     own = [a for a in task.model._parameters().values() if data.backend.owns(a)]
-    watched = data.backend.traced([*data.arrays, *own])
-    return None if watched or data.n * parts.entries * data.itemsize > room else parts
+    return data.backend.traced([*data.arrays, *own])
 
 
 def outer_samples(task: Problem, key: Any, what: OuterSums, data: Data, parts: Split | None) -> Any:
-    """The program for each sample: on NumPy one whose values are used up chunk by chunk."""
+    """The program for each sample: on NumPy one whose values are used up span by span."""
     kind = Consumed if data.backend.name == "numpy" else Samples
     if parts is None:
         return task.samples(key, what.nodes, what.inj.builder, (), kind)
@@ -105,7 +112,7 @@ def outer_samples(task: Problem, key: Any, what: OuterSums, data: Data, parts: S
 
 
 class _InOrder:
-    """Adds up what threads bring in the order of the chunks: every time the same digits."""
+    """Adds up what threads bring in the order of the spans: every time the same digits."""
 
     def __init__(self, what: OuterSums, xp: Any, dtype: str | None) -> None:
         self.what, self.xp, self.dtype = what, xp, dtype
@@ -114,10 +121,10 @@ class _InOrder:
         self.next = 0
         self.lock = threading.Lock()
 
-    def __call__(self, chunk: int, found: Mapping[str, Any]) -> None:
+    def __call__(self, span: int, found: Mapping[str, Any]) -> None:
         part = self.what.summed(self.xp, found)
         with self.lock:
-            self.waiting[chunk] = part
+            self.waiting[span] = part
             while self.next in self.waiting:
                 self._add(self.waiting.pop(self.next))
                 self.next += 1

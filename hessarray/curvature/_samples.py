@@ -121,7 +121,7 @@ class Consumed(Samples):
         """How n samples would be divided on NumPy."""
         backend = backend_of(np.empty(0))
         assert backend is not None
-        return self._run(plan, n, itemsize, limit, threads, None, backend, False, True)
+        return self._run(plan, n, itemsize, limit, threads, None, backend, traced=False, given=True)
 
 
 def _input(node: Node) -> int | None:

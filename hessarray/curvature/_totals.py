@@ -238,11 +238,15 @@ def psi_gradients(
 
 
 def pulled_totals(
-    task: Problem, kind: str, sums: Mapping[int, Any], data: Data, how: Options
+    task: Problem,
+    kind: str,
+    sums: Mapping[int, Any],
+    data: Data,
+    how: Options,
+    at: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """From sums (psi) to sums by name, each in its parameter's shape; C^T dpsi."""
+    """From sums (psi) to sums by name, each in its parameter's shape; C^T dpsi for C at ``at``."""
     xp, made = data.xp, task.compositions(kind)
-    at = {} if all(c.plain for c in made) else parameters_at(task, data, how)
     found: dict[str, Any] = {}
     for i, g in sums.items():
         column = xp.reshape(g, (made[i].psi.size, 1))

@@ -58,7 +58,7 @@ def loss_gradient(
     """
     task, data, how = asked(model, criterion, inputs, target, params, is_batch, options)
     sums = psi_gradients(task, "hessian", data, how, scale_of(task, data))
-    return pulled_totals(task, "hessian", sums, data, how)
+    return pulled_totals(task, "hessian", sums, data, how, parameters_at(task, data, how))
 
 
 def model_gradient_dict(

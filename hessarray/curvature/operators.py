@@ -18,10 +18,10 @@ from hessarray.curvature._asked import Names, asked
 from hessarray.curvature._data import Data, Options
 from hessarray.curvature._gradients import product_sums
 from hessarray.curvature._matrices import form_scale
-from hessarray.curvature._outer_totals import OuterTotals
+from hessarray.curvature._outer_totals import OuterTotals, watched
 from hessarray.curvature._problem import Problem
 from hessarray.curvature._totals import parameters_at, psi_gradients, pulled_totals
-from hessarray.errors import ShapeError
+from hessarray.errors import CurvatureError, DTypeError, ShapeError
 from hessarray.function import Function
 from hessarray.plan.parameter_products import product_of, seed_name
 
@@ -43,11 +43,12 @@ class ParameterOperator:
     """A symmetric operator on flat parameter vectors, (p, p), on any array library.
 
     Its attributes are those that SciPy's and CuPy's solvers ask for. Parameters and samples are
-    those of the moment of its making; torch tensors must not be changed in place meanwhile.
+    those of the moment of its making, unless a tape or a compiler watches them.
     """
 
     def __init__(self, kind: str, task: Problem, data: Data, how: Options) -> None:
-        if data.backend.in_place:  # the caller may change his arrays meanwhile
+        self._watched = watched(task, data)
+        if not self._watched:  # the caller may change his arrays meanwhile
             data = replace(data, arrays=tuple(data.xp.asarray(a, copy=True) for a in data.arrays))
         self._kind, self._task, self._data, self._how = kind, task, data, how
         self.names = task.names
@@ -59,13 +60,19 @@ class ParameterOperator:
         what = task.kept(("product", kind), lambda: product_sums(form, product_of(form)))
         self._made = task.compositions(kind)
         self._seeds = {"scale": np.asarray(form_scale(kind, task, data))}
-        self._own = task.model._parameters()
-        self._at = parameters_at(task, data, Options())
+        self._own = dict(task.model._parameters())
+        self._stamps = self._stamped()
+        # As the vectors have it, and as the sums.
+        self._at, self._there = (parameters_at(task, data, o) for o in (Options(), how))
         self._totals = OuterTotals(
             task, ("product", kind), what, data, how, directions(task, kind), self._seeds
         )
         self._model = task.model  # alive as long as this is
-        self._gradients: dict[int, Any] | None = None
+        self._gradients = None if self._watched else self._psi_gradients()
+
+    def _stamped(self) -> list[Any]:
+        """torch counts changes in place; NumPy's parameters are read-only, JAX's never change."""
+        return [getattr(a, "_version", None) for a in self._own.values()]
 
     def matvec(self, v: Any) -> Any:
         """The product with a vector (p,) or a column (p, 1), in its shape."""
@@ -76,6 +83,10 @@ class ParameterOperator:
                 f"{', '.join(self.names)}, flattened and joined"
             )
         backend, x = self._data.backend, self._data.arrays[0]
+        if "complex" in str(v.dtype):
+            raise DTypeError(
+                f"the vector has dtype {v.dtype}: multiply its real and its imaginary part"
+            )
         flat = xp.reshape(backend.asarray(v, backend.dtype_name(x), backend.device(x)), (-1,))
         moved = {
             k: xp.reshape(flat[i:j], self._task.shapes[k])
@@ -91,22 +102,32 @@ class ParameterOperator:
         seeds = dict(self._seeds)
         for i, c in enumerate(self._made):
             seeds[seed_name(i)] = c.pushed(xp, moved, self._at)
-        now = task.model._parameters()
-        replaced = any(now[k] is not a for k, a in self._own.items())
-        sums = self._totals.sums(seeds, **({"parameters": self._at} if replaced else {}))
-        found = pulled_totals(task, self._kind, sums, data, self._how)
-        if self._kind == "hessian" and not all(c.plain for c in self._made):
-            for i, g in self._psi_gradients().items():
-                parts = self._made[i].curved_product(xp, g, moved, self._at)
-                for name, part in parts.items():
-                    found[name] = found[name] + part
+        sums = self._totals.sums(seeds, **self._as_made())
+        found = pulled_totals(task, self._kind, sums, data, self._how, self._there)
+        gradients = self._psi_gradients() if self._gradients is None else self._gradients
+        for i, g in gradients.items():
+            parts = self._made[i].curved_product(xp, g, moved, self._at)
+            for name, part in parts.items():
+                found[name] = found[name] + part
         return found
 
+    def _as_made(self) -> dict[str, Any]:
+        """The option that brings back the parameters of the making, where the model has others."""
+        if not self._watched and self._stamped() != self._stamps:
+            raise CurvatureError(
+                "a parameter was changed in place since the operator was made: make it anew"
+            )
+        now = self._task.model._parameters()
+        replaced = any(now[k] is not a for k, a in self._own.items())
+        return {"parameters": self._at} if replaced else {}
+
     def _psi_gradients(self) -> dict[int, Any]:
-        if self._gradients is None:
-            scale = float(self._seeds["scale"])
-            self._gradients = psi_gradients(self._task, self._kind, self._data, Options(), scale)
-        return self._gradients
+        """What parameters that are made of others need besides, with the parameters of now."""
+        if self._kind != "hessian" or all(c.plain for c in self._made):
+            return {}
+        how = replace(self._how, progress=None, accumulate=None)
+        scale = float(self._seeds["scale"])
+        return psi_gradients(self._task, self._kind, self._data, how, scale)
 
     def matmat(self, vectors: Any) -> Any:
         """The products with the columns of (p, k)."""

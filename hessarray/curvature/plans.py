@@ -116,7 +116,9 @@ def curvature_plan(
     sample_bytes = (samples.entries + extra) * data.itemsize
     piece = how.piece(max(sample_bytes, 1), data.n, size)
     if isinstance(samples, Consumed):
-        job = samples.scheduled(program, data.n, data.itemsize, how.memory_limit, how.threads)
+        job = samples.scheduled(
+            program, max(data.n, 1), data.itemsize, how.memory_limit, how.threads
+        )
         piece = min(job.span * job.threads, data.n)
     return CurvaturePlan(
         form,

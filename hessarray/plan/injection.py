@@ -2,7 +2,8 @@ r"""Where parameters enter a graph, and the perturbations that stand for them.
 
 A parameter psi enters at a node c = einsum(u, psi) or c = u + psi. To first order a change of psi
 perturbs c by einsum(u, dpsi), so it is enough to differentiate with respect to a perturbation of c,
-which is small and different for each sample; the factors u come in at the end (docs/curvature.md).
+which is small and different for each sample; the factors u come in at the end
+(docs/mathematics.md).
 Bias and matrix of a layer perturb the same sum: they share one such *variable*.
 """
 

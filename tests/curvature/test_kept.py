@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hessarray as ha
-from hessarray.curvature import _outer_totals, loss_hessian_matrix, loss_hessian_operator
+from hessarray.curvature import (
+    _outer_totals,
+    curvature_plan,
+    gauss_newton_operator,
+    loss_hessian_matrix,
+    loss_hessian_operator,
+)
 from hessarray.graph.builder import Builder
 from hessarray.plan.split import split
 
@@ -87,6 +93,85 @@ def test_an_operator_holds_the_samples_of_its_making() -> None:
     first = operator @ v
     x[...], t[...] = 0.0, 1.0
     assert np.array_equal(operator @ v, first)
+
+
+def _made_of_others(x, p):
+    return x.__array_namespace__().tanh(x @ (p["K"] @ p["K"]))
+
+
+@pytest.mark.parametrize("limit", [None, 40_000])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("kind", [loss_hessian_operator, gauss_newton_operator])
+def test_composed_parameters_are_those_of_the_making(kind, first: bool, limit: int | None) -> None:
+    K = np.random.default_rng(4).standard_normal((5, 5))
+    f, t = ha.Function(_made_of_others, (5,), {"K": K}), np.tanh(X[:, ::-1])
+    v = np.random.default_rng(3).standard_normal(25)
+    expected = kind(f, "mse", X, t) @ v
+    operator = kind(f, "mse", X, t, memory_limit=limit)
+    if first:
+        operator @ v
+    f.load_parameters({"K": 2 * K})
+    np.testing.assert_allclose(operator @ v, expected, rtol=1e-11, atol=1e-12)
+
+
+def test_composed_parameters_under_tape_and_compiler() -> None:
+    jax, torch = pytest.importorskip("jax"), pytest.importorskip("torch")
+    K = np.random.default_rng(4).standard_normal((5, 5))
+    f, t = ha.Function(_made_of_others, (5,), {"K": K}), np.tanh(X[:, ::-1])
+    v = np.random.default_rng(3).standard_normal(25)
+    expected = loss_hessian_operator(f, "mse", X, t) @ v
+    with jax.enable_x64(True):
+        operator = loss_hessian_operator(f, "mse", jax.numpy.asarray(X), jax.numpy.asarray(t))
+        for call in (jax.jit(operator.matvec), operator.matvec):
+            np.testing.assert_allclose(call(jax.numpy.asarray(v)), expected, rtol=1e-10, atol=1e-12)
+    pinned = ha.Function(_made_of_others, (5,), {"K": K}).to("torch")
+    (own,) = pinned.parameters().values()
+    own.requires_grad_(True)
+    operator = loss_hessian_operator(pinned, "mse", torch.tensor(X), torch.tensor(t.copy()))
+    with torch.no_grad():
+        operator @ torch.tensor(v)
+    found = []
+    for _ in range(2):
+        own.grad = None
+        (operator @ torch.tensor(v)).sum().backward()
+        found.append(own.grad.clone())
+    step = 1e-6 * np.random.default_rng(5).standard_normal((5, 5))
+    ahead, behind = (
+        loss_hessian_operator(ha.Function(_made_of_others, (5,), {"K": K + s * step}), "mse", X, t)
+        @ v
+        for s in (1, -1)
+    )
+    slope = (ahead - behind).sum() / 2
+    assert torch.equal(found[0], found[1])
+    np.testing.assert_allclose(float((found[0] * torch.tensor(step)).sum()), slope, rtol=1e-5)
+
+
+def test_tensors_changed_in_place() -> None:
+    torch = pytest.importorskip("torch")
+    x, t, net = torch.tensor(X), torch.tensor(T), network()
+    v = torch.tensor(np.random.default_rng(3).standard_normal(127))
+    operator = loss_hessian_operator(net, "mse", x, t)
+    first = operator @ v
+    x.mul_(3)
+    assert torch.equal(operator @ v, first)
+    pinned = network().to("torch")
+    with torch.no_grad():  # nothing watches
+        operator = loss_hessian_operator(pinned, "mse", torch.tensor(X), t)
+        next(iter(pinned.parameters().values())).mul_(2)
+        with pytest.raises(ha.CurvatureError, match=r"changed in place .* make it anew"):
+            operator @ v
+
+
+def test_complex_vectors_are_refused() -> None:
+    operator = loss_hessian_operator(network(), "mse", X, T)
+    with pytest.raises(ha.DTypeError, match="real and its imaginary part"):
+        operator @ (1j * np.ones(127))
+
+
+@pytest.mark.parametrize("want", ["matrix", "diagonal", "product"])
+def test_plans_of_no_samples(want: str) -> None:
+    plan = curvature_plan(network(), "mse", X[:0], T[:0], want=want)
+    assert plan.kept_bytes == 0
 
 
 def test_an_activation_that_is_replaced_counts() -> None:
