@@ -1,11 +1,12 @@
 /* J diag(w) J^T, one sample after another: the loop for one type and one kind of processor.
  *
- * The includer defines NAME, REAL, TARGET, LANES (of a vector; EVEN and ODD list them) and ROWS of
+ * The includer defines KIND, REAL, TARGET, LANES (of a vector; EVEN and ODD list them) and ROWS of
  * a tile, which has four columns. J's rows are packed side by side with zeros up to whole vectors
  * and tiles, so that neither strides nor lengths matter further in. Only tiles on and above the
  * diagonal are computed; those below are their mirror images.
  */
 
+#define NAME PASTE(KIND, _gram)
 #define VEC PASTE(NAME, _vector)
 #define PAIRS PASTE(NAME, _pairs)
 #define SAMPLE PASTE(NAME, _sample)
@@ -93,7 +94,7 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
     npy_intp length = (width + LANES - 1) / LANES * LANES, rows = (d + 3) / 4 * 4;
     REAL *memory = calloc((rows + ROWS + 1) * length + 64 / sizeof(REAL), sizeof(REAL));
     if (memory == NULL) {
-        no_memory();
+        complain(NULL);
         return;
     }
     REAL *packed = (REAL *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
@@ -115,9 +116,3 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
 #undef COPIED
 #undef TILE
 #undef NAME
-#undef REAL
-#undef TARGET
-#undef LANES
-#undef EVEN
-#undef ODD
-#undef ROWS

@@ -23,12 +23,12 @@
 #include <numpy/ufuncobject.h>
 
 #define MAX_AXES 8
-#define MAX_ARGS 3
+#define MAX_ARGS 4
 #define MAX_BASES (1 << 20)
 #define MOST_BYTES 9007199254740992.0 /* 2^53: exact in a double */
 
-#define MAX_CORE 3     /* axes inside a generalised ufunc: m, n, p of matmul */
-#define MAX_CORE_ARGS 6
+#define MAX_CORE 4     /* axes inside a generalised ufunc: m, k, q, p of packed_matmul */
+#define MAX_CORE_ARGS 7
 
 enum { ELEMENTWISE, GENERALISED, MASKED_COPY };
 
@@ -465,15 +465,21 @@ static int add_ufunc(PyObject *m, const char *name, PyUFuncGenericFunction *loop
     return 0;
 }
 
-/* ---- J diag(w) J^T: what a curvature site contributes to a Hessian ---------------------------- */
+/* ---- kernels: J diag(w) J^T, a curvature site's share of a Hessian, and A B and (A . S) B -------- */
 
 #if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
-#define HAS_GRAM
+#define HAS_KERNELS
 
-static void no_memory(void)
+/* Raise ValueError, or MemoryError where there is nothing to say. */
+static void complain(const char *text)
 {
     PyGILState_STATE state = PyGILState_Ensure();
-    PyErr_NoMemory();
+    if (text == NULL) {
+        PyErr_NoMemory();
+    }
+    else {
+        PyErr_SetString(PyExc_ValueError, text);
+    }
     PyGILState_Release(state);
 }
 
@@ -488,74 +494,89 @@ static void no_memory(void)
 #define FROM_8 FROM_4, 9, 11, 13, 15
 #define FROM_16 FROM_8, 17, 19, 21, 23, 25, 27, 29, 31
 
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define MOST_DEPTH 256 /* rows of B at a time: the columns of a tile stay in the nearest caches */
+#define MOST_PANELS 11 /* tiles of columns at a time: they fill half the second cache */
+#define MOST_ROWS 96   /* rows of A at a time */
+
 #if defined(__x86_64__)
 #define AVX512 __attribute__((target("avx512f,avx512dq,avx512vl,fma")))
 #define AVX2 __attribute__((target("avx2,fma")))
 
-#define NAME float_gram_avx512
+#define KIND float_avx512
 #define REAL float
 #define TARGET AVX512
 #define LANES 16
 #define EVEN TO_16
 #define ODD FROM_16
 #define ROWS 4
-#include "_gram.h"
+#include "_kernels.h"
 
-#define NAME double_gram_avx512
+#define KIND double_avx512
 #define REAL double
 #define TARGET AVX512
 #define LANES 8
 #define EVEN TO_8
 #define ODD FROM_8
 #define ROWS 4
-#include "_gram.h"
+#include "_kernels.h"
 
-#define NAME float_gram_avx2
+#define KIND float_avx2
 #define REAL float
 #define TARGET AVX2
 #define LANES 8
 #define EVEN TO_8
 #define ODD FROM_8
 #define ROWS 2
-#include "_gram.h"
+#include "_kernels.h"
 
-#define NAME double_gram_avx2
+#define KIND double_avx2
 #define REAL double
 #define TARGET AVX2
 #define LANES 4
 #define EVEN TO_4
 #define ODD FROM_4
 #define ROWS 2
-#include "_gram.h"
+#include "_kernels.h"
 #endif
 
-#define NAME float_gram
+#define KIND float_any
 #define REAL float
-#define TARGET
+#define TARGET 
 #define LANES 4
 #define EVEN TO_4
 #define ODD FROM_4
 #define ROWS 2
-#include "_gram.h"
+#include "_kernels.h"
 
-#define NAME double_gram
+#define KIND double_any
 #define REAL double
-#define TARGET
+#define TARGET 
 #define LANES 2
 #define EVEN TO_2
 #define ODD FROM_2
 #define ROWS 2
-#include "_gram.h"
+#include "_kernels.h"
 
-static PyUFuncGenericFunction gram_loops[] = {float_gram, double_gram};
-static const char gram_types[] = {NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,
-                                  NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
+static PyUFuncGenericFunction gram_loops[] = {float_any_gram, double_any_gram};
+static PyUFuncGenericFunction matmul_loops[] = {float_any_matmul, double_any_matmul};
+static void *const scaled[] = {(void *)"scaled", (void *)"scaled"};
+static const char of_three[] = {NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,
+                                NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
+static const char of_four[] = {NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,
+                               NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
 
-static int add_gram(PyObject *m, const char *name)
+/* A generalised ufunc of two or three operands of one type. */
+static int add_kernel(PyObject *m, const char *name, PyUFuncGenericFunction *loops,
+                      void *const *data, int operands, const char *signature, const char *doc)
 {
-    PyObject *u = PyUFunc_FromFuncAndDataAndSignature(
-        gram_loops, no_data, gram_types, 2, 2, 1, PyUFunc_None, name,
-        "gram(J, w): J diag(w) J^T, exactly symmetric.", 0, "(a,i),(i)->(a,a)");
+    const char *types = operands == 3 ? of_four : of_three;
+    PyObject *u = PyUFunc_FromFuncAndDataAndSignature(loops, (void **)data, types, 2, operands, 1,
+                                                      PyUFunc_None, name, doc, 0, signature);
     if (u == NULL || PyModule_AddObject(m, name, u) < 0) {
         Py_XDECREF(u);
         return -1;
@@ -563,20 +584,47 @@ static int add_gram(PyObject *m, const char *name)
     return 0;
 }
 
-static void choose_gram(void)
+/* The fastest of each kernel for this processor; its vectors' bytes where they are wide. */
+static int choose_kernels(void)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
-        gram_loops[0] = float_gram_avx512;
-        gram_loops[1] = double_gram_avx512;
+        gram_loops[0] = float_avx512_gram;
+        gram_loops[1] = double_avx512_gram;
+        matmul_loops[0] = float_avx512_matmul;
+        matmul_loops[1] = double_avx512_matmul;
+        return 64;
     }
-    else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        gram_loops[0] = float_gram_avx2;
-        gram_loops[1] = double_gram_avx2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        gram_loops[0] = float_avx2_gram;
+        gram_loops[1] = double_avx2_gram;
+        matmul_loops[0] = float_avx2_matmul;
+        matmul_loops[1] = double_avx2_matmul;
+        return 32;
     }
 #endif
+    return 0;
+}
+
+static int add_kernels(PyObject *m)
+{
+    int bytes = choose_kernels();
+    if (add_kernel(m, "gram", gram_loops, no_data, 2, "(a,i),(i)->(a,a)",
+                   "gram(J, w): J diag(w) J^T, exactly symmetric.") < 0) {
+        return -1;
+    }
+    if (bytes == 0) { /* elsewhere the BLAS library does better */
+        return 0;
+    }
+    PyModule_AddIntConstant(m, "VECTOR", bytes);
+    if (add_kernel(m, "packed_matmul", matmul_loops, no_data, 2, "(m,k),(q)->(m,p)",
+                   "packed_matmul(A, B, out): A B with packed B.") < 0) {
+        return -1;
+    }
+    return add_kernel(m, "scaled_matmul", matmul_loops, scaled, 3, "(m,k),(m,k),(q)->(m,p)",
+                      "scaled_matmul(A, S, B, out): (A . S) B with packed B.");
 }
 #endif
 
@@ -599,9 +647,8 @@ PyMODINIT_FUNC PyInit__loops(void)
         Py_DECREF(m);
         return NULL;
     }
-#ifdef HAS_GRAM
-    choose_gram();
-    if (add_gram(m, "gram") < 0) {
+#ifdef HAS_KERNELS
+    if (add_kernels(m) < 0) {
         Py_DECREF(m);
         return NULL;
     }

@@ -14,7 +14,14 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from hessarray.backends._special import Extended
-from hessarray.backends.numpy_gemm import matmul
+from hessarray.backends.numpy_gemm import (
+    LINE,
+    aligned,
+    has_packed,
+    pack,
+    packed_matmul,
+    scaled_matmul,
+)
 from hessarray.backends.numpy_loops import Recorder, available, has_gram, record, specials
 from hessarray.backends.protocol import Costs, Executable, Run, Work, load_source
 
@@ -27,7 +34,6 @@ _CACHE_BYTES = 1 << 20
 _LEAST_CHUNK, _MOST_BYTES = 8, 24 << 20
 _WORTH_A_THREAD = 4_000_000  # flops, below which handing them to a thread costs more
 _KEEP_BYTES = 64 << 20  # of a thread's work buffer, between calls
-_LINE = 64  # bytes of a cache line
 _MOST_SEEN = 4096  # numbers of samples to remember
 _KEEP_VIEWS = 64  # of programs and chunk sizes
 
@@ -42,7 +48,13 @@ class NumpyBackend:
         # One by one from the interpreter, or one after another in C.
         call = 1.5e-7 if available() else 1.0e-6
         self.costs = Costs(
-            call=call, flop=2.5e-11, entry=6e-10, row=2.5e-8, matrix=3e-7, gram=has_gram()
+            call=call,
+            flop=2.5e-11,
+            entry=6e-10,
+            row=2.5e-8,
+            matrix=3e-7,
+            gram=has_gram(),
+            packs=has_packed(),
         )
         own = specials()
         self.xp = Extended(np, erf=own["erf"], erfc=own["erfc"])
@@ -103,9 +115,10 @@ class _NumpyExecutable:
         self.source = source
         self.layout = layout
         self.shapes = {k: v.shape for k, v in program.outputs.items()}
-        names = "copyto add multiply subtract concatenate take".split()
+        names = "copyto add matmul multiply subtract concatenate take".split()
         scope = {k: getattr(np, k) for k in [*names, *_ufunc_names()]}
-        scope |= specials() | {"matmul": matmul}
+        products = {"packed_matmul": packed_matmul, "scaled_matmul": scaled_matmul}
+        scope |= specials() | products | {"pack": pack}
         scope = load_source(source, "program", scope)
         self._bind, self._seed = scope["bind"], scope["seed"]
         self._workspace, self._run = scope["workspace"], scope["run"]
@@ -283,20 +296,12 @@ def _contiguous(values: Any) -> tuple[Any, ...]:
     """On cache lines too: a product with a small matrix takes half as long again from elsewhere."""
     found = []
     for v in values:
-        if not v.flags.carray or v.ctypes.data % _LINE:
-            copy = _aligned(v.shape, v.dtype)
+        if not v.flags.carray or v.ctypes.data % LINE:
+            copy = aligned(v.shape, v.dtype)
             copy[...] = v
             v = copy
         found.append(v)
     return tuple(found)
-
-
-def _aligned(shape: Any, dtype: Any) -> Any:
-    """An empty array that starts with a cache line."""
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + _LINE, np.uint8)
-    start = -memory.ctypes.data % _LINE
-    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 class _Scratch(threading.local):
@@ -313,7 +318,7 @@ class _Scratch(threading.local):
         """The work buffer, at least so many bytes long."""
         if self.memory.nbytes < size:
             self.drop()
-            self.memory = _aligned((-(-size // 8),), np.dtype(np.float64))
+            self.memory = aligned((-(-size // 8),), np.dtype(np.float64))
         return self.memory
 
     def arena(self, entries: int, dtype: Any) -> Any:

@@ -1,65 +1,67 @@
-"""Products of tall matrices, in pieces that OpenBLAS multiplies without packing them first.
+"""Matrix products with packed constants, by a kernel of our own.
 
-On processors with AVX-512, OpenBLAS has kernels for products of up to 10^6 multiply-adds that read
-their operands where they lie. They reach 52 to 59 Gflop/s where the packing ones reach 40 to 44 on
-the same core, so a tall matrix is multiplied a few rows at a time. The sums of an entry's products
-stay whole.
+A constant is packed in the order in which the kernel (``_matmul.h``) reads it: groups of columns, in
+each group row after row. On processors with AVX-512 it multiplies at 60 Gflop/s and more of the 76
+that a core can do, where OpenBLAS reaches 40 to 55, also where rows are few, and it weighs rows on
+their way. Products of two arrays that both depend on the samples are NumPy's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
+import math
 from typing import Any
 
 import numpy as np
 
-__all__ = ["matmul", "pieces"]
+try:
+    from hessarray.backends import _loops
+except ImportError:  # built without a C compiler
+    _loops = None  # type: ignore[assignment]
 
-_SMALL = 10**6  # multiply-adds of a product that is not packed
-_LARGEST = 1 << 15  # entries of the right matrix; of a larger one a piece has too few rows
-_UNPACKED = {"SkylakeX", "Cooperlake", "SapphireRapids"}
+__all__ = ["LINE", "aligned", "has_packed", "operands", "pack", "packed_matmul", "scaled_matmul"]
 
-
-def matmul(a: Any, b: Any, out: Any) -> None:
-    """``np.matmul`` into ``out``, in pieces where that is faster."""
-    for x, y, z in pieces(a, b, out):
-        np.matmul(x, y, out=z)
+LINE = 64  # bytes of a cache line
 
 
-def pieces(a: Any, b: Any, out: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """Operands and results of the products that make up ``a @ b``: a stack, and what is left."""
-    rows = _rows(a.shape[0], a.shape[1], b.shape[1]) if a.ndim == b.ndim == 2 else 0
-    if not rows or rows >= len(a) or not _unpacked():
-        yield a, b, out
-        return
-    whole = len(a) // rows * rows
-    yield _stack(a[:whole], rows), b, _stack(out[:whole], rows)
-    if whole < len(a):
-        yield a[whole:], b, out[whole:]
+def has_packed() -> bool:
+    """Whether the kernel is there, and its vectors are wide enough to beat a BLAS library."""
+    return hasattr(_loops, "packed_matmul")
 
 
-def _rows(m: int, k: int, p: int) -> int:
-    """Rows of a piece: about the same in each of as few as there can be."""
-    if not m * k * p > _SMALL or k * p > _LARGEST:
-        return m
-    most = _SMALL // (k * p)
-    even = -(-m // -(-m // most))
-    return min(-(-even // 8) * 8, most)
+def pack(b: Any) -> Any:
+    """(k, p) in one axis: up to three vectors of columns at a time, zeros after the last."""
+    k, p = b.shape
+    lanes = _loops.VECTOR // b.dtype.itemsize
+    wide = -(-p // lanes) * lanes
+    found = aligned((k * wide,), b.dtype)
+    for start in range(0, wide, 3 * lanes):
+        stop = min(start + 3 * lanes, wide)
+        panel = found[start * k : stop * k].reshape(k, stop - start)
+        columns = b[:, start:stop]
+        panel[:, : columns.shape[1]] = columns
+        panel[:, columns.shape[1] :] = 0.0
+    return found
 
 
-def _stack(matrix: Any, rows: int) -> Any:
-    """(m, k) as (m / rows, rows, k): a view, whatever the strides."""
-    (m, k), (down, right) = matrix.shape, matrix.strides
-    strides = (rows * down, down, right)
-    return np.lib.stride_tricks.as_strided(matrix, (m // rows, rows, k), strides)
+def packed_matmul(a: Any, b: Any, out: Any) -> None:
+    """A B into ``out``, with packed B."""
+    _loops.packed_matmul(a, b, out)
 
 
-@lru_cache(maxsize=1)
-def _unpacked() -> bool:
-    """Whether NumPy's BLAS is an OpenBLAS with such kernels for this processor."""
-    from threadpoolctl import ThreadpoolController
+def scaled_matmul(a: Any, s: Any, b: Any, out: Any) -> None:
+    """(A . S) B into ``out``, with packed B; A and S broadcast against each other."""
+    _loops.scaled_matmul(*operands(a, s, b, out))
 
-    found = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
-    kinds = {getattr(lib, "architecture", "") for lib in found if lib.internal_api == "openblas"}
-    return bool(kinds) and kinds <= _UNPACKED
+
+def operands(a: Any, s: Any, b: Any, out: Any) -> tuple[Any, ...]:
+    """The same with A and S in their common shape."""
+    shape = (*out.shape[:-1], max(a.shape[-1], s.shape[-1]))
+    return np.broadcast_to(a, shape), np.broadcast_to(s, shape), b, out
+
+
+def aligned(shape: Any, dtype: Any) -> Any:
+    """An empty array that starts with a cache line."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    return memory[start : start + size].view(dtype).reshape(shape)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hessarray.backends import _special
-from hessarray.backends.numpy_gemm import pieces
+from hessarray.backends.numpy_gemm import operands
 
 try:
     from hessarray.backends import _loops
@@ -100,6 +100,8 @@ class Recorder:
             "add": _Add(self),
             "matmul": self.matmul,
             "gram": self.gram,
+            "packed_matmul": self.packed_matmul,
+            "scaled_matmul": self.scaled_matmul,
             "copyto": self.copyto,
             "concatenate": self.concatenate,
             "take": self.take,
@@ -176,10 +178,17 @@ class Recorder:
         self._note(_loops.ELEMENTWISE, ufunc, [*args, out], out.shape, strides)
 
     def matmul(self, a: Any, b: Any, out: Any) -> None:
-        for x, y, z in pieces(a, b, out):
-            self._generalised(
-                np.matmul, (x, y, z), (2, 2, 2), (z.shape[-2], x.shape[-1], z.shape[-1])
-            )
+        core = (out.shape[-2], a.shape[-1], out.shape[-1])
+        self._generalised(np.matmul, (a, b, out), (2, 2, 2), core)
+
+    def packed_matmul(self, a: Any, b: Any, out: Any) -> None:
+        core = (*a.shape[-2:], *b.shape, out.shape[-1])
+        self._generalised(_loops.packed_matmul, (a, b, out), (2, 1, 2), core)
+
+    def scaled_matmul(self, a: Any, s: Any, b: Any, out: Any) -> None:
+        a, s, b, out = operands(a, s, b, out)
+        core = (*a.shape[-2:], *b.shape, out.shape[-1])
+        self._generalised(_loops.scaled_matmul, (a, s, b, out), (2, 2, 1, 2), core)
 
     def gram(self, j: Any, w: Any, out: Any) -> None:
         self._generalised(_loops.gram, (j, w, out), (2, 1, 2), j.shape[-2:])

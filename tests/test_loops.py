@@ -608,31 +608,79 @@ def test_sites_of_several_outputs_are_grams_of_one_jacobian(n):
     np.testing.assert_allclose(h, whole, rtol=0, atol=1e-13 * abs(whole).max())
 
 
-@given(
-    m=st.sampled_from([1, 60, 61, 62, 1000, 1221]),
-    k=st.sampled_from([1, 64, 128, 300]),
-    p=st.sampled_from([3, 128, 256]),
-    order=st.sampled_from("CF"),
+# ---- products with packed constants -------------------------------------------------------------
+
+needs_packed = pytest.mark.skipif(
+    not numpy_gemm.has_packed(), reason="no compiled kernel for this processor's vectors"
 )
-def test_pieces_of_a_product_are_the_product(m, k, p, order):
-    rng = np.random.default_rng(m)
-    a, b = (np.asarray(rng.standard_normal(s), order=order) for s in ((m, k), (k, p)))
-    out = np.full((m, p), np.nan, order=order)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(numpy_gemm, "_unpacked", lambda: True)
-        parts = list(numpy_gemm.pieces(a, b, out))
-        numpy_gemm.matmul(a, b, out)
-    assert len(parts) <= 2
-    rows = [x.shape[-2] for x, _, _ in parts]
-    assert all(r * k * p <= 10**6 for r in rows) or k * p > 1 << 15
-    assert sum(math.prod(z.shape) for _, _, z in parts) == m * p
-    np.testing.assert_allclose(out, a @ b, rtol=0, atol=1e-12 * k)
 
 
-def test_a_product_is_whole_on_other_processors(monkeypatch):
-    monkeypatch.setattr(numpy_gemm, "_unpacked", lambda: False)
-    a = np.ones((1000, 128))
-    assert [x.shape for x, _, _ in numpy_gemm.pieces(a, a[:128], a)] == [(1000, 128)]
+@needs_packed
+@given(
+    n=st.integers(0, 3),
+    m=st.sampled_from([1, 2, 3, 7, 8, 13, 40, 97]),
+    k=st.sampled_from([1, 5, 16, 64, 255, 256, 257, 600]),
+    p=st.sampled_from([1, 7, 8, 10, 24, 25, 48, 65, 270, 540]),
+    dtype=st.sampled_from(["float64", "float32"]),
+    layout=st.sampled_from(["plain", "transposed", "strided"]),
+    shared=st.sampled_from(["nothing", "samples", "rows"]),
+)
+def test_products_with_packed_constants(n, m, k, p, dtype, layout, shared):
+    rng = np.random.default_rng(m + k)
+    a = laid_out(rng, (n, m, k), dtype, layout)
+    scale = {"nothing": (n, m, k), "samples": (m, k), "rows": (n, 1, k)}[shared]
+    s = laid_out(rng, scale, dtype, layout)
+    b = laid_out(rng, (k, p), dtype, layout)
+    ready = numpy_gemm.pack(b)
+    eps = np.finfo(dtype).eps
+    for left, product in (
+        (a, lambda out: numpy_gemm.packed_matmul(a, ready, out)),
+        (a * s, lambda out: numpy_gemm.scaled_matmul(a, s, ready, out)),
+    ):
+        found = np.full((n, m, p), np.nan, dtype)
+        product(found)
+        exact = left.astype("float64") @ b.astype("float64")
+        bound = abs(left).astype("float64") @ abs(b).astype("float64")
+        assert np.all(abs(found - exact) <= (k + 1) * eps * bound)
+        apart = np.full((n, p, 2 * m), np.nan, dtype)[..., ::2].swapaxes(-1, -2)
+        product(apart)
+        np.testing.assert_array_equal(apart, found)
+
+
+@needs_packed
+def test_products_do_not_depend_on_the_cut():
+    rng = np.random.default_rng(0)
+    a, s, b = (rng.standard_normal(shape) for shape in ((99, 70), (99, 70), (70, 45)))
+    ready, whole = numpy_gemm.pack(b), np.empty((99, 45))
+    numpy_gemm.scaled_matmul(a, s, ready, whole)
+    for rows in (1, 2, 3, 5, 11):
+        parts = np.empty_like(whole)
+        for i in range(0, 99, rows):
+            numpy_gemm.packed_matmul(a[i : i + rows] * s[i : i + rows], ready, parts[i : i + rows])
+        np.testing.assert_array_equal(parts, whole)
+
+
+@needs_packed
+def test_a_matrix_that_is_not_packed_for_the_product():
+    a, b = np.ones((4, 16)), numpy_gemm.pack(np.ones((16, 24)))
+    with pytest.raises(ValueError, match="not packed"):
+        numpy_gemm.packed_matmul(a, b, np.empty((4, 40)))
+    with pytest.raises(ValueError, match="not packed"):
+        numpy_gemm.packed_matmul(a, b[::2], np.empty((4, 8)))
+
+
+@needs_packed
+def test_a_jacobian_is_weighed_on_its_way_into_the_product():
+    net = ha.fully_connected([5, 32, 32, 32, 1], act="tanh", seed=0)
+    plan = net.plan(300)
+    source = plan.source_for("numpy")
+    assert "scaled_matmul(" in source and "packed_matmul(" in source
+    assert not any(s.op.endswith("_matmul") for s in plan.program.steps)  # elsewhere: in two steps
+    ops = [s.op for s in plan.in_place.steps]
+    assert ops.count("multiply") < [s.op for s in plan.program.steps].count("multiply")
+    x = samples(300, 5, "float64")
+    forward = net.hessian(x, forward_mode=True)
+    np.testing.assert_allclose(net.hessian(x), forward, rtol=0, atol=1e-13 * abs(forward).max())
 
 
 # ---- the compiled part itself ------------------------------------------------------------------

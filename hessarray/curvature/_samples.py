@@ -17,7 +17,6 @@ from hessarray.graph.builder import Builder
 from hessarray.graph.node import Node, Reshape, Seed
 from hessarray.plan.derive import Bracket
 from hessarray.plan.lower import lower
-from hessarray.plan.memory import plan_memory
 from hessarray.plan.plan import Plan
 from hessarray.plan.want import Want, wanted
 
@@ -54,8 +53,7 @@ class Samples(Evaluation):
             plan = self._plans.get(key)
             if plan is None:
                 program = lower(self.builder, self.nodes, 10**bucket, backend.costs)
-                layout = plan_memory(program.at(2), program.outputs)
-                plan = Plan(want, 10**bucket, Bracket(), "sum over samples", 0, program, layout)
+                plan = Plan(want, 10**bucket, Bracket(), "sum over samples", 0, program)
                 self._plans[key] = plan
         return plan
 

@@ -16,6 +16,7 @@ from hessarray.plan.chain_rule import curvature_sites
 from hessarray.plan.derive import Bracket, derive, dominators
 from hessarray.plan.lower import lower
 from hessarray.plan.memory import Layout, plan_memory
+from hessarray.plan.packed import packed
 from hessarray.plan.source import (
     carried,
     expression,
@@ -48,11 +49,20 @@ class Plan:
     mode: str
     sites: int
     program: Program
-    layout: Layout
     symmetry: tuple[str, ...] = ()
     chunk: int | None = None  # samples at a time, where it is known for which backend
     _compiled: dict[str, Executable] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @cached_property
+    def in_place(self) -> Program:
+        """The program as it runs on planned buffers."""
+        return packed(self.program) if self.program.packs else self.program
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where its values live."""
+        return plan_memory(self.in_place.at(2), self.in_place.outputs)
 
     @cached_property
     def flops(self) -> int:
@@ -97,7 +107,7 @@ class Plan:
                 found = self._compiled.get(backend.name)
                 if found is None:
                     found = backend.compile(
-                        self.program, self.source_for(backend.name), self.layout
+                        self.in_place, self.source_for(backend.name), self.layout
                     )
                     self._compiled[backend.name] = found
         return found
@@ -111,9 +121,9 @@ class Plan:
         """The program as this backend runs it (NumPy: in place, on planned buffers)."""
         if backend != "numpy":
             return self.source
-        names = carried(self.program, 1)
-        run = numpy_source(self.program, self.layout, expression, literal, shape_text, names)
-        return once_source(self.program) + "\n\n" + run
+        names = carried(self.in_place, 1)
+        run = numpy_source(self.in_place, self.layout, expression, literal, shape_text, names)
+        return once_source(self.in_place) + "\n\n" + run
 
     def describe(self, itemsize: int = 8) -> str:
         """Sites, bracket, paths, flops and bytes, as text."""
@@ -184,8 +194,7 @@ def make_plan(graph: Graph, want: Want, n: int, costs: Costs) -> Plan:
     builder, outputs = derive(graph, want, bracket, symmetry if want.forward is None else None)
     program = lower(builder, outputs, n, costs)
     sites = len(curvature_sites(topological([graph.output])))
-    layout = plan_memory(program.at(2), program.outputs)
-    return Plan(want, n, bracket, mode, sites, program, layout, tuple(used))
+    return Plan(want, n, bracket, mode, sites, program, tuple(used))
 
 
 def _bracket(graph: Graph, want: Want, n: int, costs: Costs) -> tuple[str, Bracket]:

@@ -71,6 +71,8 @@ def expression(s: Step) -> str:
             j = f"{j}[:, None, ...]" if many and s.args[0].rows else j  # type: ignore[union-attr]
             product = f"({j} * {w}[..., None, :]) @ xp.matrix_transpose({j})"
             return f"xp.permute_dims({product}, (0, 2, 3, 1))" if many else product
+        case "pack":
+            return f"pack({args[0]})"
         case "square":
             return f"{args[0]} * {args[0]}"
         case "reciprocal":

@@ -1,0 +1,12 @@
+/* Every kernel for one type and one kind of processor. */
+
+#include "_gram.h"
+#include "_matmul.h"
+
+#undef KIND
+#undef REAL
+#undef TARGET
+#undef LANES
+#undef EVEN
+#undef ODD
+#undef ROWS
