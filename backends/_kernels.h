@@ -2,6 +2,7 @@
 
 #include "_gram.h"
 #include "_matmul.h"
+#include "_multiply_add.h"
 
 #undef KIND
 #undef REAL

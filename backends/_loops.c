@@ -23,12 +23,12 @@
 #include <numpy/ufuncobject.h>
 
 #define MAX_AXES 8
-#define MAX_ARGS 4
+#define MAX_ARGS 5
 #define MAX_BASES (1 << 20)
 #define MOST_BYTES 9007199254740992.0 /* 2^53: exact in a double */
 
-#define MAX_CORE 4     /* axes inside a generalised ufunc: m, k, q, p of packed_matmul */
-#define MAX_CORE_ARGS 7
+#define MAX_CORE 4     /* axes inside a generalised ufunc: m, k, q, p of product */
+#define MAX_CORE_ARGS 9
 
 enum { ELEMENTWISE, GENERALISED, MASKED_COPY };
 
@@ -483,6 +483,7 @@ static void complain(const char *text)
     PyGILState_Release(state);
 }
 
+#define MIX(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
 #define PASTE(a, b) PASTED(a, b)
 #define PASTED(a, b) a##b
 #define TO_2 0, 2
@@ -499,6 +500,8 @@ static void complain(const char *text)
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
+enum { WITH_S = 1, WITH_T = 2 }; /* operands that may be given */
+
 #define MOST_DEPTH 256 /* rows of B at a time: the columns of a tile stay in the nearest caches */
 #define MOST_PANELS 11 /* tiles of columns at a time: they fill half the second cache */
 #define MOST_ROWS 96   /* rows of A at a time */
@@ -564,19 +567,28 @@ static void complain(const char *text)
 
 static PyUFuncGenericFunction gram_loops[] = {float_any_gram, double_any_gram};
 static PyUFuncGenericFunction matmul_loops[] = {float_any_matmul, double_any_matmul};
-static void *const scaled[] = {(void *)"scaled", (void *)"scaled"};
-static const char of_three[] = {NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,
-                                NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
-static const char of_four[] = {NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,
-                               NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
-
-/* A generalised ufunc of two or three operands of one type. */
-static int add_kernel(PyObject *m, const char *name, PyUFuncGenericFunction *loops,
-                      void *const *data, int operands, const char *signature, const char *doc)
+static PyUFuncGenericFunction multiply_add_loops[] = {float_any_multiply_add,
+                                                      double_any_multiply_add};
+/* A ufunc of operands of one type; generalised, where there is a signature. */
+static int add_kernel(PyObject *m, const char *name, PyUFuncGenericFunction *loops, intptr_t flags,
+                      int operands, const char *signature, const char *doc)
 {
-    const char *types = operands == 3 ? of_four : of_three;
-    PyObject *u = PyUFunc_FromFuncAndDataAndSignature(loops, (void **)data, types, 2, operands, 1,
-                                                      PyUFunc_None, name, doc, 0, signature);
+    static const char types[] = {
+        NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,  NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE,
+        NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,  NPY_DOUBLE, NPY_DOUBLE,
+        NPY_DOUBLE, NPY_DOUBLE, NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,
+        NPY_FLOAT,  NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE,
+    };
+    static const int first[] = {0, 6, 14}; /* of two, three and four operands and the result */
+    static void *const data[][2] = {
+        {NULL, NULL},
+        {(void *)WITH_S, (void *)WITH_S},
+        {(void *)WITH_T, (void *)WITH_T},
+        {(void *)(WITH_S + WITH_T), (void *)(WITH_S + WITH_T)},
+    };
+    PyObject *u = PyUFunc_FromFuncAndDataAndSignature(loops, data[flags], types + first[operands - 2],
+                                                      2, operands, 1, PyUFunc_None, name, doc, 0,
+                                                      signature);
     if (u == NULL || PyModule_AddObject(m, name, u) < 0) {
         Py_XDECREF(u);
         return -1;
@@ -595,6 +607,8 @@ static int choose_kernels(void)
         gram_loops[1] = double_avx512_gram;
         matmul_loops[0] = float_avx512_matmul;
         matmul_loops[1] = double_avx512_matmul;
+        multiply_add_loops[0] = float_avx512_multiply_add;
+        multiply_add_loops[1] = double_avx512_multiply_add;
         return 64;
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
@@ -602,6 +616,8 @@ static int choose_kernels(void)
         gram_loops[1] = double_avx2_gram;
         matmul_loops[0] = float_avx2_matmul;
         matmul_loops[1] = double_avx2_matmul;
+        multiply_add_loops[0] = float_avx2_multiply_add;
+        multiply_add_loops[1] = double_avx2_multiply_add;
         return 32;
     }
 #endif
@@ -610,21 +626,36 @@ static int choose_kernels(void)
 
 static int add_kernels(PyObject *m)
 {
+    static const struct {
+        const char *name, *signature, *doc;
+        PyUFuncGenericFunction *loops;
+        int operands, flags;
+    } kernels[] = {
+        {"gram", "(a,i),(i)->(a,a)", "gram(J, w): J diag(w) J^T, exactly symmetric.", gram_loops, 2,
+         0},
+        {"gram_plus", "(a,i),(i),(a,a)->(a,a)", "gram_plus(J, w, T): T + J diag(w) J^T.", gram_loops,
+         3, WITH_T},
+        {"multiply_add", NULL, "multiply_add(a, b, c): c + a b.", multiply_add_loops, 3, 0},
+        {"product", "(m,k),(q)->(m,p)", "product(A, B, out): A B with packed B.", matmul_loops, 2, 0},
+        {"product_scaled", "(m,k),(q),(m,k)->(m,p)",
+         "product_scaled(A, B, S, out): (A . S) B with packed B.", matmul_loops, 3, WITH_S},
+        {"product_plus", "(m,k),(q),(m,p)->(m,p)", "product_plus(A, B, T): T + A B with packed B.",
+         matmul_loops, 3, WITH_T},
+        {"product_scaled_plus", "(m,k),(q),(m,k),(m,p)->(m,p)",
+         "product_scaled_plus(A, B, S, T): T + (A . S) B with packed B.", matmul_loops, 4,
+         WITH_S + WITH_T},
+    };
     int bytes = choose_kernels();
-    if (add_kernel(m, "gram", gram_loops, no_data, 2, "(a,i),(i)->(a,a)",
-                   "gram(J, w): J diag(w) J^T, exactly symmetric.") < 0) {
-        return -1;
+    for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {
+        if (kernels[i].loops == matmul_loops && bytes == 0) { /* the BLAS library does better */
+            continue;
+        }
+        if (add_kernel(m, kernels[i].name, kernels[i].loops, kernels[i].flags, kernels[i].operands,
+                       kernels[i].signature, kernels[i].doc) < 0) {
+            return -1;
+        }
     }
-    if (bytes == 0) { /* elsewhere the BLAS library does better */
-        return 0;
-    }
-    PyModule_AddIntConstant(m, "VECTOR", bytes);
-    if (add_kernel(m, "packed_matmul", matmul_loops, no_data, 2, "(m,k),(q)->(m,p)",
-                   "packed_matmul(A, B, out): A B with packed B.") < 0) {
-        return -1;
-    }
-    return add_kernel(m, "scaled_matmul", matmul_loops, scaled, 3, "(m,k),(m,k),(q)->(m,p)",
-                      "scaled_matmul(A, S, B, out): (A . S) B with packed B.");
+    return PyModule_AddIntConstant(m, "VECTOR", bytes);
 }
 #endif
 

@@ -3,10 +3,17 @@ from typing import Any
 ELEMENTWISE: int
 GENERALISED: int
 MASKED_COPY: int
+VECTOR: int  # bytes of a vector; with the compiled kernels only, like all below erfc
 
 erf: Any  # ufuncs
 erfc: Any
 gram: Any
+gram_plus: Any
+multiply_add: Any
+product: Any
+product_plus: Any
+product_scaled: Any
+product_scaled_plus: Any
 
 class Program:
     def __init__(self, operations: list[Any], bases: int, /) -> None: ...

@@ -1,4 +1,4 @@
-/* C = A B, or (A . S) B, with packed B: the loop for one type and one kind of processor.
+/* C = T + (A . S) B with packed B, where S and T may be left out: for one type and kind of processor.
  *
  * The includer defines KIND, REAL, TARGET, LANES (of a vector) and ROWS. A tile has twice as many rows
  * and three vectors of columns: as many sums as fit the registers beside a row of B. B comes packed
@@ -21,7 +21,8 @@ typedef REAL VEC
 
 /* A tile of so many rows and vectors; both are constants where this is called. */
 TARGET static inline __attribute__((always_inline)) void
-TILE(int rows, int vectors, npy_intp k, REAL *const *a, const REAL *b, char *const *c, npy_intp at)
+TILE(int rows, int vectors, npy_intp k, REAL *const *a, const REAL *b, char *const *t, char *const *c,
+     npy_intp at)
 {
     VEC sum[TALL][3];
     const REAL *from[TALL];
@@ -43,6 +44,15 @@ TILE(int rows, int vectors, npy_intp k, REAL *const *a, const REAL *b, char *con
             }
         }
     }
+    if (t != NULL) {
+        UNROLL for (int i = 0; i < rows; i++) {
+            UNROLL for (int v = 0; v < vectors; v++) {
+                *(VEC *)(c[i] + at + v * sizeof(VEC)) =
+                    sum[i][v] + *(const VEC *)(t[i] + at + v * sizeof(VEC));
+            }
+        }
+        return;
+    }
     UNROLL for (int i = 0; i < rows; i++) {
         UNROLL for (int v = 0; v < vectors; v++) {
             *(VEC *)(c[i] + at + v * sizeof(VEC)) = sum[i][v];
@@ -52,12 +62,12 @@ TILE(int rows, int vectors, npy_intp k, REAL *const *a, const REAL *b, char *con
 
 #define CASE(r, v)                                                                                \
     case 4 * r + v:                                                                               \
-        TILE(r, v, k, a, b, c, at);                                                               \
+        TILE(r, v, k, a, b, t, c, at);                                                            \
         return r;
 
 /* One tile of at most so many rows; how many it had. */
 TARGET static int TILE_ROWS(npy_intp rows, int vectors, npy_intp k, REAL *const *a, const REAL *b,
-                            char *const *c, npy_intp at)
+                            char *const *t, char *const *c, npy_intp at)
 {
     int r = rows >= TALL ? TALL : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
     switch (4 * r + vectors) {
@@ -95,17 +105,19 @@ TARGET static void WEIGH(REAL *to, const char *a, npy_intp a_step, const char *s
     }
 }
 
-/* At most MOST_ROWS rows, found by their addresses, times k rows of some of B's columns. */
+/* At most MOST_ROWS rows, found by their addresses, times k rows of some of B's columns; t: or NULL. */
 TARGET static void BLOCK(npy_intp rows, npy_intp k, npy_intp columns, REAL *const *a, const REAL *b,
-                         npy_intp depth, npy_intp first, char *const *c, npy_intp right)
+                         npy_intp depth, npy_intp first, char *const *t, npy_intp t_right,
+                         char *const *c, npy_intp right)
 {
     for (npy_intp j = 0; j < columns; j += COLUMNS, b += depth * COLUMNS) {
         npy_intp width = columns - j < COLUMNS ? columns - j : COLUMNS;
         int vectors = (int)((width + LANES - 1) / LANES);
-        int apart = first > 0 || width % LANES || right != sizeof(REAL);
+        int apart = width % LANES || right != sizeof(REAL) || (t != NULL && t_right != right);
+        const REAL *panel = b + first * vectors * LANES;
         for (npy_intp i = 0; i < rows;) {
             if (!apart) {
-                i += TILE_ROWS(rows - i, vectors, k, a + i, b + first * vectors * LANES, c + i,
+                i += TILE_ROWS(rows - i, vectors, k, a + i, panel, t == NULL ? NULL : t + i, c + i,
                                j * sizeof(REAL));
                 continue;
             }
@@ -114,11 +126,14 @@ TARGET static void BLOCK(npy_intp rows, npy_intp k, npy_intp columns, REAL *cons
             for (int r = 0; r < TALL; r++) {
                 place[r] = (char *)tile[r];
             }
-            int done = TILE_ROWS(rows - i, vectors, k, a + i, b + first * vectors * LANES, place, 0);
+            int done = TILE_ROWS(rows - i, vectors, k, a + i, panel, NULL, place, 0);
             for (int r = 0; r < done; r++) {
                 for (npy_intp q = 0; q < width; q++) {
-                    REAL *to = (REAL *)(c[i + r] + (j + q) * right);
-                    *to = first > 0 ? *to + tile[r][q] : tile[r][q];
+                    REAL sum = tile[r][q];
+                    if (t != NULL) {
+                        sum += *(const REAL *)(t[i + r] + (j + q) * t_right);
+                    }
+                    *(REAL *)(c[i + r] + (j + q) * right) = sum;
                 }
             }
             i += done;
@@ -126,17 +141,29 @@ TARGET static void BLOCK(npy_intp rows, npy_intp k, npy_intp columns, REAL *cons
     }
 }
 
-/* (m,k),(q)->(m,p), or with ``data`` (m,k),(m,k),(q)->(m,p), where q entries hold (k, p). */
+/* A row's place: what lies ``outer`` apart after m rows that lie ``down`` apart. */
+typedef struct {
+    char *now, *start;
+    npy_intp down, outer;
+} PASTE(NAME, _row);
+
+static inline void PASTE(NAME, _next)(PASTE(NAME, _row) *row, int turn)
+{
+    row->now = turn ? (row->start += row->outer) : row->now + row->down;
+}
+
+/* (m,k),(q)[,(m,k)][,(m,p)]->(m,p), where q entries hold (k, p); ``data`` says what is given. */
 static void NAME(char **args, const npy_intp *sizes, const npy_intp *steps, void *data)
 {
-    int three = data != NULL;
+    int flags = (int)(intptr_t)data, has_s = flags & WITH_S ? 1 : 0, has_t = flags & WITH_T ? 1 : 0;
+    int of_t = 2 + has_s, of_c = of_t + has_t;
     npy_intp outer = sizes[0], m = sizes[1], depth = sizes[2], q = sizes[3], p = sizes[4];
-    const npy_intp *inside = steps + 3 + three;
-    const npy_intp *down_s = inside + 2, *down_b = inside + 2 + 2 * three, *down_c = down_b + 1;
-    npy_intp a_step = inside[1], rows = outer * m;
-    int weigh = three || a_step != sizeof(REAL);
-    if (q != depth * ((p + LANES - 1) / LANES * LANES) || *down_b != sizeof(REAL) ||
-        (outer > 1 && steps[1 + three] != 0)) {
+    const npy_intp *in_a = steps + of_c + 1, *in_b = in_a + 2, *in_s = in_b + 1;
+    const npy_intp *in_t = in_s + 2 * has_s, *in_c = in_t + 2 * has_t;
+    npy_intp rows = outer * m;
+    int weigh = has_s || in_a[1] != sizeof(REAL);
+    if (q != depth * ((p + LANES - 1) / LANES * LANES) || in_b[0] != sizeof(REAL) ||
+        (outer > 1 && steps[1] != 0)) {
         complain("the right matrix is not packed for this product");
         return;
     }
@@ -153,34 +180,36 @@ static void NAME(char **args, const npy_intp *sizes, const npy_intp *steps, void
         npy_intp columns = p - j < MOST_PANELS * COLUMNS ? p - j : MOST_PANELS * COLUMNS;
         for (npy_intp first = 0; first < depth || first == 0; first += MOST_DEPTH) {
             npy_intp k = depth - first < MOST_DEPTH ? depth - first : MOST_DEPTH, r = 0;
-            char *from_outer = args[0] + first * a_step, *from = from_outer;
-            char *s_outer = three ? args[1] + first * down_s[1] : NULL, *s = s_outer;
-            char *to_outer = args[2 + three] + j * down_c[1], *to = to_outer;
-            const REAL *b = (const REAL *)args[1 + three] + j * depth;
+            char *at_a = args[0] + first * in_a[1], *at_c = args[of_c] + j * in_c[1];
+            char *at_s = has_s ? args[2] + first * in_s[1] : NULL;
+            char *at_t = first > 0 ? at_c : has_t ? args[of_t] + j * in_t[1] : NULL;
+            const npy_intp *more = first > 0 ? in_c : in_t;
+            PASTE(NAME, _row) row_a = {at_a, at_a, in_a[0], steps[0]};
+            PASTE(NAME, _row) row_s = {at_s, at_s, has_s ? in_s[0] : 0, has_s ? steps[2] : 0};
+            PASTE(NAME, _row) row_t = {at_t, at_t, at_t == NULL ? 0 : more[0],
+                                       first > 0 ? steps[of_c] : has_t ? steps[of_t] : 0};
+            PASTE(NAME, _row) row_c = {at_c, at_c, in_c[0], steps[of_c]};
             for (npy_intp i = 0; i < rows; i += MOST_ROWS) {
                 npy_intp here = rows - i < MOST_ROWS ? rows - i : MOST_ROWS;
                 REAL *a[MOST_ROWS];
-                char *c[MOST_ROWS];
-                for (npy_intp t = 0; t < here; t++) {
-                    a[t] = (REAL *)from;
-                    c[t] = to;
+                char *t[MOST_ROWS], *c[MOST_ROWS];
+                for (npy_intp u = 0; u < here; u++) {
+                    a[u] = (REAL *)row_a.now;
+                    t[u] = row_t.now;
+                    c[u] = row_c.now;
                     if (weigh) {
-                        a[t] = start + t * apart;
-                        WEIGH(a[t], from, a_step, s, three ? down_s[1] : 0, k);
+                        a[u] = start + u * apart;
+                        WEIGH(a[u], row_a.now, in_a[1], row_s.now, has_s ? in_s[1] : 0, k);
                     }
-                    if (++r < m) {
-                        from += inside[0];
-                        s += three ? down_s[0] : 0;
-                        to += down_c[0];
-                    }
-                    else {
-                        r = 0;
-                        from = from_outer += steps[0];
-                        s = three ? s_outer += steps[1] : NULL;
-                        to = to_outer += steps[2 + three];
-                    }
+                    int turn = ++r == m;
+                    r = turn ? 0 : r;
+                    PASTE(NAME, _next)(&row_a, turn);
+                    PASTE(NAME, _next)(&row_s, turn);
+                    PASTE(NAME, _next)(&row_t, turn);
+                    PASTE(NAME, _next)(&row_c, turn);
                 }
-                BLOCK(here, k, columns, a, b, depth, first, c, down_c[1]);
+                BLOCK(here, k, columns, a, (const REAL *)args[1] + j * depth, depth, first,
+                      at_t == NULL ? NULL : t, at_t == NULL ? 0 : more[1], c, in_c[1]);
             }
         }
     }

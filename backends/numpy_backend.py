@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +19,6 @@ from hessarray.backends.numpy_gemm import (
     has_packed,
     pack,
     packed_matmul,
-    scaled_matmul,
 )
 from hessarray.backends.numpy_loops import Recorder, available, has_gram, record, specials
 from hessarray.backends.protocol import Costs, Executable, Run, Work, load_source
@@ -54,7 +52,7 @@ class NumpyBackend:
             row=2.5e-8,
             matrix=3e-7,
             gram=has_gram(),
-            packs=has_packed(),
+            joins=has_packed(),
         )
         own = specials()
         self.xp = Extended(np, erf=own["erf"], erfc=own["erfc"])
@@ -117,8 +115,7 @@ class _NumpyExecutable:
         self.shapes = {k: v.shape for k, v in program.outputs.items()}
         names = "copyto add matmul multiply subtract concatenate take".split()
         scope = {k: getattr(np, k) for k in [*names, *_ufunc_names()]}
-        products = {"packed_matmul": packed_matmul, "scaled_matmul": scaled_matmul}
-        scope |= specials() | products | {"pack": pack}
+        scope |= specials() | {"pack": pack, "packed_matmul": packed_matmul}
         scope = load_source(source, "program", scope)
         self._bind, self._seed = scope["bind"], scope["seed"]
         self._workspace, self._run = scope["workspace"], scope["run"]

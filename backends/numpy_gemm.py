@@ -1,7 +1,7 @@
 """Matrix products with packed constants, by a kernel of our own.
 
-A constant is packed in the order in which the kernel (``_matmul.h``) reads it: groups of columns, in
-each group row after row. On processors with AVX-512 it multiplies at 60 Gflop/s and more of the 76
+A constant is packed in the order in which the kernel (``_matmul.h``) reads it: groups of columns,
+in each group row after row. On processors with AVX-512 it multiplies at 60 Gflop/s and more of the 76
 that a core can do, where OpenBLAS reaches 40 to 55, also where rows are few, and it weighs rows on
 their way. Products of two arrays that both depend on the samples are NumPy's.
 """
@@ -18,14 +18,14 @@ try:
 except ImportError:  # built without a C compiler
     _loops = None  # type: ignore[assignment]
 
-__all__ = ["LINE", "aligned", "has_packed", "operands", "pack", "packed_matmul", "scaled_matmul"]
+__all__ = ["LINE", "aligned", "has_packed", "pack", "packed_matmul", "product"]
 
 LINE = 64  # bytes of a cache line
 
 
 def has_packed() -> bool:
     """Whether the kernel is there, and its vectors are wide enough to beat a BLAS library."""
-    return hasattr(_loops, "packed_matmul")
+    return hasattr(_loops, "product")
 
 
 def pack(b: Any) -> Any:
@@ -43,20 +43,22 @@ def pack(b: Any) -> Any:
     return found
 
 
-def packed_matmul(a: Any, b: Any, out: Any) -> None:
-    """A B into ``out``, with packed B."""
-    _loops.packed_matmul(a, b, out)
+def packed_matmul(a: Any, b: Any, out: Any, scale: Any = None, plus: Any = None) -> None:
+    """T + (A . S) B into ``out``, with packed B; S and T broadcast, and may be left out."""
+    ufunc, *operands = product(a, b, out, scale, plus)
+    ufunc(*operands)
 
 
-def scaled_matmul(a: Any, s: Any, b: Any, out: Any) -> None:
-    """(A . S) B into ``out``, with packed B; A and S broadcast against each other."""
-    _loops.scaled_matmul(*operands(a, s, b, out))
-
-
-def operands(a: Any, s: Any, b: Any, out: Any) -> tuple[Any, ...]:
-    """The same with A and S in their common shape."""
-    shape = (*out.shape[:-1], max(a.shape[-1], s.shape[-1]))
-    return np.broadcast_to(a, shape), np.broadcast_to(s, shape), b, out
+def product(a: Any, b: Any, out: Any, scale: Any, plus: Any) -> tuple[Any, ...]:
+    """The ufunc for such a product, and its operands in their full shapes."""
+    name, more = "product", []
+    if scale is not None:
+        shape = (*out.shape[:-1], max(a.shape[-1], scale.shape[-1]))
+        a, scale = np.broadcast_to(a, shape), np.broadcast_to(scale, shape)
+        name, more = name + "_scaled", [scale]
+    if plus is not None:
+        name, more = name + "_plus", [*more, np.broadcast_to(plus, out.shape)]
+    return getattr(_loops, name), a, b, *more, out
 
 
 def aligned(shape: Any, dtype: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hessarray.backends import _special
-from hessarray.backends.numpy_gemm import operands
+from hessarray.backends.numpy_gemm import product
 
 try:
     from hessarray.backends import _loops
@@ -41,16 +41,14 @@ def has_gram() -> bool:
     return hasattr(_loops, "gram")
 
 
-def _gram(xp: Any, j: Any, w: Any) -> Any:
-    return xp.matmul(j * w[..., None, :], xp.swapaxes(j, -1, -2))
-
-
-_COMPOSED = {"erf": _special.erf, "erfc": _special.erfc, "gram": _gram}
+_COMPOSED = {"erf": _special.erf, "erfc": _special.erfc}
+_KERNELS = ("gram", "gram_plus", "multiply_add")  # in plans of backends that have them
 
 
 def specials() -> dict[str, Any]:
     """What NumPy lacks, as functions of arrays and ``out``: compiled, or out of NumPy's calls."""
-    return {name: getattr(_loops, name, None) or _composed(f) for name, f in _COMPOSED.items()}
+    found = {name: getattr(_loops, name, None) or _composed(f) for name, f in _COMPOSED.items()}
+    return found | {name: getattr(_loops, name) for name in _KERNELS if hasattr(_loops, name)}
 
 
 def _composed(function: Any) -> Any:
@@ -100,14 +98,16 @@ class Recorder:
             "add": _Add(self),
             "matmul": self.matmul,
             "gram": self.gram,
+            "gram_plus": self.gram_plus,
             "packed_matmul": self.packed_matmul,
-            "scaled_matmul": self.scaled_matmul,
             "copyto": self.copyto,
             "concatenate": self.concatenate,
             "take": self.take,
             "erf": self._ufunc(_loops.erf),
             "erfc": self._ufunc(_loops.erfc),
         }
+        if hasattr(_loops, "multiply_add"):
+            self.scope["multiply_add"] = self._ufunc(_loops.multiply_add)
 
     def start(self, arrays: Sequence[Any]) -> None:
         self.operations, self._numbers = [], {}
@@ -181,17 +181,17 @@ class Recorder:
         core = (out.shape[-2], a.shape[-1], out.shape[-1])
         self._generalised(np.matmul, (a, b, out), (2, 2, 2), core)
 
-    def packed_matmul(self, a: Any, b: Any, out: Any) -> None:
-        core = (*a.shape[-2:], *b.shape, out.shape[-1])
-        self._generalised(_loops.packed_matmul, (a, b, out), (2, 1, 2), core)
-
-    def scaled_matmul(self, a: Any, s: Any, b: Any, out: Any) -> None:
-        a, s, b, out = operands(a, s, b, out)
-        core = (*a.shape[-2:], *b.shape, out.shape[-1])
-        self._generalised(_loops.scaled_matmul, (a, s, b, out), (2, 2, 1, 2), core)
+    def packed_matmul(self, a: Any, b: Any, out: Any, scale: Any = None, plus: Any = None) -> None:
+        ufunc, *operands = product(a, b, out, scale, plus)
+        ranks = [2, 1, *(2 for _ in operands[2:])]
+        core = (*operands[0].shape[-2:], *b.shape, out.shape[-1])
+        self._generalised(ufunc, operands, ranks, core)
 
     def gram(self, j: Any, w: Any, out: Any) -> None:
         self._generalised(_loops.gram, (j, w, out), (2, 1, 2), j.shape[-2:])
+
+    def gram_plus(self, j: Any, w: Any, total: Any, out: Any) -> None:
+        self._generalised(_loops.gram_plus, (j, w, total, out), (2, 1, 2, 2), j.shape[-2:])
 
     def _generalised(
         self, ufunc: Any, operands: Sequence[Any], ranks: Sequence[int], core: Sequence[int]

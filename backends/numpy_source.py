@@ -145,6 +145,10 @@ def _in_place(s: Any, literal: Callable[[Any], str]) -> str:
             return f"take({args[0]}, {args[1]}, axis={at['axis']}, out={out}, mode='clip')"
         case "copy":
             return f"copyto({out}, {args[0]})"
+        case "packed_matmul":
+            given = zip(at["given"], args[2:], strict=True)
+            more = "".join(f"{name}={value}, " for name, value in given)
+            return f"packed_matmul({args[0]}, {args[1]}, {more}out={out})"
         case "gram" if len(s.out.shape) > 2:
             j = f"{args[0]}[:, None]" if s.args[0].rows else args[0]
             return f"gram({j}, {args[1]}, out={out}.transpose(0, 3, 1, 2))"

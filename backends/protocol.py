@@ -19,7 +19,7 @@ class Costs:
     row: float  # of an elementwise pass over rows that lie apart, per row
     matrix: float  # per product of a stack of small ones
     gram: bool = False  # J diag(w) J^T is one operation, of half the flops
-    packs: bool = False  # matrices that are bound once, and (A . S) B is one operation with them
+    joins: bool = False  # T + (A . S) B is one operation, c + a b another (plan/join.py)
 
 
 @dataclass(frozen=True)

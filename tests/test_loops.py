@@ -9,11 +9,11 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hessarray as ha
-from hessarray.backends import numpy_backend, numpy_gemm, numpy_loops
+from hessarray.backends import backend_named, numpy_backend, numpy_gemm, numpy_loops
 
 needs_loops = pytest.mark.skipif(not numpy_loops.available(), reason="built without a C compiler")
 
@@ -195,8 +195,11 @@ def test_without_the_compiled_part_the_numbers_are_the_same(n, monkeypatch):
     make = lambda: ha.fully_connected([4, 16, 16, 2], act="softplus", seed=3)  # noqa: E731
     net = make()
     ours = [evaluate(net, "value_gradient_hessian", x) for _ in range(2)][1]
-    monkeypatch.setattr(numpy_loops, "_loops", None)
+    for module in (numpy_loops, numpy_gemm):
+        monkeypatch.setattr(module, "_loops", None)
+    monkeypatch.setattr(backend_named("numpy"), "costs", numpy_backend.NumpyBackend().costs)
     assert not numpy_loops.available()
+    assert not backend_named("numpy").costs.joins
     for a, b in zip(ours, evaluate(make(), "value_gradient_hessian", x), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-15 * max(1.0, abs(b).max()))
 
@@ -563,8 +566,6 @@ def test_gram_is_the_weighted_product(n, d, width, dtype, layout, constant):
     bound = np.einsum("...ai,...bi,...i->...ab", *(abs(v.astype("float64")) for v in (j, j, w)))
     assert np.all(abs(found - expected) <= (width + 3) * np.finfo(dtype).eps * bound)
     np.testing.assert_array_equal(found, found.swapaxes(-1, -2))
-    composed = numpy_loops._composed(numpy_loops._gram)(j, w, out=np.empty_like(found))
-    assert np.all(abs(composed - expected) <= (width + 3) * np.finfo(dtype).eps * bound)
 
 
 @needs_loops
@@ -608,7 +609,7 @@ def test_sites_of_several_outputs_are_grams_of_one_jacobian(n):
     np.testing.assert_allclose(h, whole, rtol=0, atol=1e-13 * abs(whole).max())
 
 
-# ---- products with packed constants -------------------------------------------------------------
+# ---- kernels that join operations ----------------------------------------------------------------
 
 needs_packed = pytest.mark.skipif(
     not numpy_gemm.has_packed(), reason="no compiled kernel for this processor's vectors"
@@ -616,6 +617,7 @@ needs_packed = pytest.mark.skipif(
 
 
 @needs_packed
+@settings(max_examples=200)
 @given(
     n=st.integers(0, 3),
     m=st.sampled_from([1, 2, 3, 7, 8, 13, 40, 97]),
@@ -623,28 +625,23 @@ needs_packed = pytest.mark.skipif(
     p=st.sampled_from([1, 7, 8, 10, 24, 25, 48, 65, 270, 540]),
     dtype=st.sampled_from(["float64", "float32"]),
     layout=st.sampled_from(["plain", "transposed", "strided"]),
-    shared=st.sampled_from(["nothing", "samples", "rows"]),
+    scale=st.sampled_from(["none", "entries", "samples", "rows"]),
+    plus=st.sampled_from(["none", "entries", "bias", "in place"]),
 )
-def test_products_with_packed_constants(n, m, k, p, dtype, layout, shared):
+def test_products_with_packed_constants(n, m, k, p, dtype, layout, scale, plus):
     rng = np.random.default_rng(m + k)
-    a = laid_out(rng, (n, m, k), dtype, layout)
-    scale = {"nothing": (n, m, k), "samples": (m, k), "rows": (n, 1, k)}[shared]
-    s = laid_out(rng, scale, dtype, layout)
-    b = laid_out(rng, (k, p), dtype, layout)
-    ready = numpy_gemm.pack(b)
-    eps = np.finfo(dtype).eps
-    for left, product in (
-        (a, lambda out: numpy_gemm.packed_matmul(a, ready, out)),
-        (a * s, lambda out: numpy_gemm.scaled_matmul(a, s, ready, out)),
-    ):
-        found = np.full((n, m, p), np.nan, dtype)
-        product(found)
-        exact = left.astype("float64") @ b.astype("float64")
-        bound = abs(left).astype("float64") @ abs(b).astype("float64")
-        assert np.all(abs(found - exact) <= (k + 1) * eps * bound)
-        apart = np.full((n, p, 2 * m), np.nan, dtype)[..., ::2].swapaxes(-1, -2)
-        product(apart)
-        np.testing.assert_array_equal(apart, found)
+    a, b = laid_out(rng, (n, m, k), dtype, layout), laid_out(rng, (k, p), dtype, layout)
+    shape = {"none": (), "entries": (n, m, k), "samples": (m, k), "rows": (n, 1, k)}[scale]
+    s = laid_out(rng, shape, dtype, layout) if shape else None
+    of_t = ((p,), "plain") if plus == "bias" else ((n, m, p), layout)
+    t = laid_out(rng, of_t[0], dtype, of_t[1])
+    t = None if plus == "none" else t
+    found = t if plus == "in place" else np.full((n, m, p), np.nan, dtype)
+    left, first = a if s is None else a * s, np.zeros(p) if t is None else t.copy()
+    numpy_gemm.packed_matmul(a, numpy_gemm.pack(b), found, scale=s, plus=t)
+    exact = first + left.astype("float64") @ b.astype("float64")
+    bound = abs(first) + abs(left).astype("float64") @ abs(b).astype("float64")
+    assert np.all(abs(found - exact) <= (k + 2) * np.finfo(dtype).eps * bound)
 
 
 @needs_packed
@@ -652,7 +649,7 @@ def test_products_do_not_depend_on_the_cut():
     rng = np.random.default_rng(0)
     a, s, b = (rng.standard_normal(shape) for shape in ((99, 70), (99, 70), (70, 45)))
     ready, whole = numpy_gemm.pack(b), np.empty((99, 45))
-    numpy_gemm.scaled_matmul(a, s, ready, whole)
+    numpy_gemm.packed_matmul(a, ready, whole, scale=s)
     for rows in (1, 2, 3, 5, 11):
         parts = np.empty_like(whole)
         for i in range(0, 99, rows):
@@ -669,18 +666,80 @@ def test_a_matrix_that_is_not_packed_for_the_product():
         numpy_gemm.packed_matmul(a, b[::2], np.empty((4, 8)))
 
 
+@needs_loops
+@given(
+    n=st.integers(1, 3),
+    d=st.integers(1, 14),
+    width=st.integers(1, 35),
+    dtype=st.sampled_from(["float64", "float32"]),
+    layout=st.sampled_from(["plain", "transposed", "strided"]),
+    in_place=st.booleans(),
+)
+def test_gram_plus_adds_to_what_need_not_be_symmetric(n, d, width, dtype, layout, in_place):
+    rng = np.random.default_rng(d)
+    j, w = laid_out(rng, (n, d, width), dtype, layout), laid_out(rng, (n, width), dtype, "plain")
+    t = laid_out(rng, (n, d, d), dtype, layout)
+    expected = t + numpy_loops._loops.gram(j, w)
+    out = t if in_place else np.full((n, d, d), np.nan, dtype)
+    numpy_loops._loops.gram_plus(j, w, t, out)
+    np.testing.assert_array_equal(out, expected)
+
+
+@needs_loops
+@given(
+    shape=st.sampled_from([(0,), (3,), (8, 17), (4, 5, 33)]),
+    dtype=st.sampled_from(["float64", "float32"]),
+    layout=st.sampled_from(["plain", "strided"]),
+    factor=st.sampled_from(["entries", "rows", "number"]),
+    in_place=st.booleans(),
+)
+def test_multiply_add(shape, dtype, layout, factor, in_place):
+    rng = np.random.default_rng(0)
+    a, c = (laid_out(rng, shape, dtype, layout) for _ in range(2))
+    b = {"entries": a[::-1], "rows": a[..., :1], "number": -0.5}[factor]
+    expected = c.astype("float64") + a.astype("float64") * np.asarray(b, "float64")
+    size = abs(c) + abs(a * b)
+    out = c if in_place else np.full(shape, np.nan, dtype)
+    numpy_loops._loops.multiply_add(a, b, c, out)
+    assert np.all(abs(out - expected) <= np.finfo(dtype).eps * size)
+
+
 @needs_packed
-def test_a_jacobian_is_weighed_on_its_way_into_the_product():
-    net = ha.fully_connected([5, 32, 32, 32, 1], act="tanh", seed=0)
+def test_what_is_joined():
+    net = ha.Network(
+        ha.Dense(5, 32, act="tanh"), ha.resnet(32, 2, h=0.5, act="tanh"), ha.Dense(32, 1), seed=0
+    )
     plan = net.plan(300)
-    source = plan.source_for("numpy")
-    assert "scaled_matmul(" in source and "packed_matmul(" in source
-    assert not any(s.op.endswith("_matmul") for s in plan.program.steps)  # elsewhere: in two steps
-    ops = [s.op for s in plan.in_place.steps]
-    assert ops.count("multiply") < [s.op for s in plan.program.steps].count("multiply")
+    before, after = ([s.op for s in p.at(2)] for p in (plan.program, plan.in_place))
+    assert not {"packed_matmul", "gram_plus", "multiply_add"} & set(before)  # for other backends
+    assert {"packed_matmul", "gram_plus", "multiply_add"} <= set(after)
+    given = [s.attributes["given"] for s in plan.in_place.at(2) if s.op == "packed_matmul"]
+    assert {(), ("scale",), ("plus",), ("scale", "plus")} >= set(given) >= {("plus",)}
+    for op in ("multiply", "add"):
+        assert after.count(op) < before.count(op)
     x = samples(300, 5, "float64")
     forward = net.hessian(x, forward_mode=True)
     np.testing.assert_allclose(net.hessian(x), forward, rtol=0, atol=1e-13 * abs(forward).max())
+
+
+@needs_packed
+def test_what_is_used_twice_or_returned_is_not_joined():
+    k, c = np.random.default_rng(0).standard_normal((2, 16, 16))
+
+    def f(x):
+        xp = x.__array_namespace__()
+        z = xp.tanh(x) * x  # met by a matrix and used again
+        u = z @ k
+        total = u + x
+        return xp.concat([total, z, u @ c, total * x + x])
+
+    function = ha.Function(f, in_shape=(16,))
+    x = samples(40, 16, "float64")
+    z = np.tanh(x) * x
+    total = z @ k + x
+    expected = np.concatenate([total, z, z @ k @ c, total * x + x], axis=1)
+    for _ in range(3):
+        np.testing.assert_allclose(function.value(x), expected, rtol=1e-12, atol=1e-13)
 
 
 # ---- the compiled part itself ------------------------------------------------------------------

@@ -238,7 +238,7 @@ def roots(steps):
 def test_what_is_joined_is_written_in_its_place(want):
     """Nothing is copied: who makes a part writes it into the joined buffer."""
     plan = FUNCTIONS["dense"]().plan(1, want)
-    steps = plan.program.at(2)
+    steps = plan.in_place.at(2)
     assert joints(plan)
     place = roots(steps)
     for s in (s for s in steps if s.op == "concat"):

@@ -76,7 +76,7 @@ def _live(lowering: _Lowering, outputs: dict[str, Value]) -> Program:
     steps.reverse()
     used = {s.attributes["key"] for s in steps if s.op == "constant"}
     constants = {k: v for k, v in lowering.constants.items() if k in used}
-    return Program(tuple(steps), constants, outputs, tuple(lowering.paths), lowering.costs.packs)
+    return Program(tuple(steps), constants, outputs, tuple(lowering.paths), lowering.costs.joins)
 
 
 class _Lowering(Contractor):

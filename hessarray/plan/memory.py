@@ -13,8 +13,8 @@ __all__ = ["ELEMENTWISE", "Layout", "plan_memory"]
 # Operations that may write over a dying operand of the same layout.
 ELEMENTWISE = frozenset(
     """abs acos acosh add asin asinh atan atanh ceil cos cosh divide exp expm1 floor log log10 log1p
-    log2 maximum minimum multiply pow reciprocal round sign sin sinh sqrt square subtract tan tanh
-    trunc""".split()
+    log2 maximum minimum multiply multiply_add pow reciprocal round sign sin sinh sqrt square
+    subtract tan tanh trunc""".split()
 )
 
 
@@ -182,10 +182,9 @@ def _overwritten(
     s: Step, i: int, root: dict[str, Value], last: dict[str, int], offsets: dict[str, int]
 ) -> str | None:
     """The buffer of an operand that dies here and that the result can overwrite."""
-    if s.op not in ELEMENTWISE:
-        return None
     arrays = [a for a in s.args if isinstance(a, Value)]
-    for a in arrays:
+    summed = s.op == "gram_plus" or "plus" in s.attributes.get("given", ())
+    for a in arrays if s.op in ELEMENTWISE else arrays[-1:] if summed else ():
         if a.name not in root:
             continue
         base = root[a.name]

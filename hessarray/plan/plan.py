@@ -14,9 +14,9 @@ from hessarray.graph.trace import Graph
 from hessarray.plan.bracket import cheapest
 from hessarray.plan.chain_rule import curvature_sites
 from hessarray.plan.derive import Bracket, derive, dominators
+from hessarray.plan.join import joined
 from hessarray.plan.lower import lower
 from hessarray.plan.memory import Layout, plan_memory
-from hessarray.plan.packed import packed
 from hessarray.plan.source import (
     carried,
     expression,
@@ -57,7 +57,7 @@ class Plan:
     @cached_property
     def in_place(self) -> Program:
         """The program as it runs on planned buffers."""
-        return packed(self.program) if self.program.packs else self.program
+        return joined(self.program) if self.program.joins else self.program
 
     @cached_property
     def layout(self) -> Layout:

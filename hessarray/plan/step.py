@@ -138,7 +138,7 @@ class Program:
     constants: dict[str, Any]
     outputs: dict[str, Value]
     paths: tuple[str, ...]
-    packs: bool = False  # constants where it runs in place: see packed.py
+    joins: bool = False  # operations where it runs in place: see join.py
 
     def at(self, stage: int) -> list[Step]:
         return [s for s in self.steps if s.out.stage == stage]

@@ -1,0 +1,168 @@
+"""Joins operations with those that follow them, for a backend whose kernels do both in one pass.
+
+====================  ============================================================================
+``packed_matmul``     A B, where B is bound once and then *packed*: in the order in which the kernel
+                      reads it
+... with ``scale``    (A . S) B: a Jacobian, times s'(z) of its sample, times the next weights
+... with ``plus``     T + A B: a bias, another branch, the sum so far
+``gram_plus``         T + J diag(w) J^T: the next site of a sum
+``multiply_add``      c + a b, entry by entry
+====================  ============================================================================
+
+What is joined is not written and read again in between; sums are taken as soon as their terms are
+there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from hessarray.plan.step import Program, Step, Value, dims, row_major, view_strides
+
+__all__ = ["joined"]
+
+_SHORTEST = 8  # axis of a packed constant; with shorter ones there is nothing to gain
+
+
+def joined(program: Program) -> Program:
+    """The same program with such operations."""
+    return replace(program, steps=tuple(_Joining(program).steps()))
+
+
+class _Joining:
+    """One pass over the steps. What has a single use can be joined with that."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.made = {id(s.out): s for s in program.steps}
+        uses = Counter(id(a) for s in program.steps for a in s.args)
+        returned = {id(v) for v in program.outputs.values()}
+        self.once = {key for key, count in uses.items() if count == 1} - returned
+        self.user = {id(a): s for s in program.steps for a in s.args}
+        self.found: list[Step] = []
+        self.there: set[int] = set()  # values that ``found`` makes
+        self.skipped: set[int] = set()  # those that are not made any more, or were made early
+        self.packed: dict[int, Value] = {}
+
+    def steps(self) -> list[Step]:
+        weighed = {id(s): self._weighed(s) for s in self.program.steps if _constant(s)}
+        for s in self.program.steps:
+            if id(s.out) in self.skipped:
+                continue
+            if id(s) in weighed:
+                self._product(s, weighed[id(s)])
+            elif s.op == "multiply" and s.out.rows:
+                self._with_sum("multiply_add", s, s.args, s.out)
+            elif s.op == "gram" and len(s.out.shape) == 2:
+                self._with_sum("gram_plus", s, s.args, s.out)
+            else:
+                self._emit(s)
+        return self.found
+
+    def _emit(self, s: Step) -> None:
+        self.found.append(s)
+        self.there.add(id(s.out))
+
+    # ---- (A . S) B -------------------------------------------------------------------------------
+
+    def _weighed(self, s: Step) -> Step | None:
+        """The product of entries that a matrix product can take over; it is skipped then."""
+        a, b = _arrays(s)
+        between, step = [id(a)], self.made[id(a)]
+        while step.op == "reshape" and id(step.out) in self.once:
+            between.append(id(step.args[0]))
+            step = self.made[between[-1]]
+        x = step.out
+        if (
+            step.op != "multiply"
+            or id(x) not in self.once
+            or len(_arrays(step)) < 2
+            or x.lead == len(x.shape)
+            or x.shape[-1] != b.shape[0]
+        ):
+            return None
+        self.skipped.update(between)
+        return step
+
+    def _product(self, s: Step, weighed: Step | None) -> None:
+        a, b = _arrays(s)
+        if id(b) not in self.packed:
+            self.packed[id(b)] = replace(b, name=f"{b.name}_packed")
+            self._emit(Step("pack", self.packed[id(b)], (b,)))
+        ready = self.packed[id(b)]
+        if weighed is None:
+            self._with_sum("packed_matmul", s, (a, ready), s.out)
+            return
+        x, scale = weighed.args
+        v = weighed.out
+        out = _like(s.out, v.rows, (*v.shape[:-1], b.shape[-1]), v.lead)
+        self._with_sum("packed_matmul", s, (x, ready, scale), out, given=("scale",))
+
+    # ---- sums ------------------------------------------------------------------------------------
+
+    def _with_sum(
+        self,
+        op: str,
+        s: Step,
+        args: tuple[Value | float, ...],
+        own: Value,
+        given: tuple[str, ...] = (),
+    ) -> None:
+        """Emit s, which writes ``own``: joined with the addition that follows, if it can be."""
+        end, between = s.out, []
+        while id(end) in self.once and self.user[id(end)].op == "reshape":
+            end = self.user[id(end)].out
+            between.append(id(end))
+        add = self.user.get(id(end)) if id(end) in self.once else None
+        total = self._total(op, add, end, own) if add is not None else None
+        if add is None or total is None:
+            self._emit(s if op != "packed_matmul" else Step(op, own, args, {"given": given}))
+            if own is not s.out:
+                self._emit(Step("reshape", s.out, (own,)))
+            return
+        out = _like(add.out, own.rows, own.shape, own.lead)
+        attributes = {"given": (*given, "plus")} if op == "packed_matmul" else {}
+        self._emit(Step(op, out, (*args, total), attributes))
+        if out is not add.out:
+            self._emit(Step("reshape", add.out, (out,)))
+        self.skipped.update([*between, id(add.out)])
+
+    def _total(self, op: str, add: Step, end: Value, own: Value) -> Value | None:
+        """What is added to ``end``, as it is added to ``own``, whose entries end's are."""
+        if add.op != "add" or add.out.dims != end.dims:
+            return None
+        (other,) = [a for a in add.args if a is not end]
+        if not isinstance(other, Value) or (other.rows and id(other) not in self.there):
+            return None
+        if own.dims == end.dims:
+            return None if op == "gram_plus" and other.dims != own.dims else other
+        if other.dims != end.dims:
+            return None
+        strides = view_strides(other.dims, other.strides, own.dims)
+        if strides is None:
+            return None
+        view = Value(f"{add.out.name}_t", own.rows, own.shape, own.stage, False, own.lead, strides)
+        self._emit(Step("reshape", view, (other,)))
+        return view
+
+
+def _constant(s: Step) -> bool:
+    """Whether samples' rows meet a matrix that all samples and calls share."""
+    if s.op != "matmul":
+        return False
+    a, b = _arrays(s)
+    rows = a.rows and len(a.shape) == 1
+    return bool(rows and not b.rows and not b.stage and min(b.shape) >= _SHORTEST)
+
+
+def _arrays(s: Step) -> list[Value]:
+    return [a for a in s.args if isinstance(a, Value)]
+
+
+def _like(v: Value, rows: int, shape: tuple[int, ...], lead: int) -> Value:
+    """v, or what is reshaped to v."""
+    lengths = dims(rows, shape, lead)
+    if lengths == v.dims:
+        return v
+    return Value(f"{v.name}_", rows, shape, v.stage, False, lead, row_major(lengths))
