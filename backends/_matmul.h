@@ -22,7 +22,7 @@ typedef REAL VEC
 /* A tile of so many rows and vectors; both are constants where this is called. */
 TARGET static inline __attribute__((always_inline)) void
 TILE(int rows, int vectors, npy_intp k, REAL *const *a, const REAL *b, char *const *t, char *const *c,
-     npy_intp at)
+     npy_intp at, const REAL *ahead, npy_intp pace)
 {
     VEC sum[TALL][3];
     const REAL *from[TALL];
@@ -34,6 +34,7 @@ TILE(int rows, int vectors, npy_intp k, REAL *const *a, const REAL *b, char *con
     }
     for (npy_intp p = 0; p < k; p++, b += vectors * LANES) {
         VEC y[3];
+        __builtin_prefetch(ahead + p * pace, 0, 2);
         UNROLL for (int v = 0; v < vectors; v++) {
             y[v] = *(const VEC *)(b + v * LANES);
         }
@@ -62,12 +63,13 @@ TILE(int rows, int vectors, npy_intp k, REAL *const *a, const REAL *b, char *con
 
 #define CASE(r, v)                                                                                \
     case 4 * r + v:                                                                               \
-        TILE(r, v, k, a, b, t, c, at);                                                            \
+        TILE(r, v, k, a, b, t, c, at, ahead, pace);                                               \
         return r;
 
 /* One tile of at most so many rows; how many it had. */
 TARGET static int TILE_ROWS(npy_intp rows, int vectors, npy_intp k, REAL *const *a, const REAL *b,
-                            char *const *t, char *const *c, npy_intp at)
+                            char *const *t, char *const *c, npy_intp at, const REAL *ahead,
+                            npy_intp pace)
 {
     int r = rows >= TALL ? TALL : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
     switch (4 * r + vectors) {
@@ -115,10 +117,14 @@ TARGET static void BLOCK(npy_intp rows, npy_intp k, npy_intp columns, REAL *cons
         int vectors = (int)((width + LANES - 1) / LANES);
         int apart = width % LANES || right != sizeof(REAL) || (t != NULL && t_right != right);
         const REAL *panel = b + first * vectors * LANES;
+        /* While a tile is computed, its share of the next columns comes nearer. */
+        npy_intp tiles = (rows + TALL - 1) / TALL, pace = (COLUMNS + tiles - 1) / tiles;
+        const REAL *ahead = b + depth * COLUMNS + first * COLUMNS;
+        pace = j + COLUMNS < columns ? pace : 0;
         for (npy_intp i = 0; i < rows;) {
             if (!apart) {
                 i += TILE_ROWS(rows - i, vectors, k, a + i, panel, t == NULL ? NULL : t + i, c + i,
-                               j * sizeof(REAL));
+                               j * sizeof(REAL), ahead + i / TALL * k * pace, pace);
                 continue;
             }
             REAL tile[TALL][COLUMNS];
@@ -126,7 +132,7 @@ TARGET static void BLOCK(npy_intp rows, npy_intp k, npy_intp columns, REAL *cons
             for (int r = 0; r < TALL; r++) {
                 place[r] = (char *)tile[r];
             }
-            int done = TILE_ROWS(rows - i, vectors, k, a + i, panel, NULL, place, 0);
+            int done = TILE_ROWS(rows - i, vectors, k, a + i, panel, NULL, place, 0, panel, 0);
             for (int r = 0; r < done; r++) {
                 for (npy_intp q = 0; q < width; q++) {
                     REAL sum = tile[r][q];
