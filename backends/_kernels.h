@@ -3,9 +3,11 @@
 #include "_gram.h"
 #include "_matmul.h"
 #include "_multiply_add.h"
+#include "_tanh.h"
 
 #undef KIND
 #undef REAL
+#undef BITS
 #undef TARGET
 #undef LANES
 #undef EVEN

@@ -289,7 +289,9 @@ static int note_reach(const Op *op, const PyUFuncObject *u, const char *types, n
             reach[op->base[a]] = (npy_intp)high;
         }
     }
-    written[op->base[op->nargs - 1]] = 1;
+    for (int a = u == NULL ? 2 : u->nin; a < op->nargs; a++) { /* NULL: a masked copy */
+        written[op->base[a]] = 1;
+    }
     return 0;
 }
 
@@ -353,7 +355,8 @@ static int read_op(Op *op, PyObject *item, const Program *self)
             return -1;
         }
     }
-    if (note_reach(op, (PyUFuncObject *)ufunc, types, self->reach, self->written) < 0) {
+    PyUFuncObject *u = op->kind == MASKED_COPY ? NULL : (PyUFuncObject *)ufunc;
+    if (note_reach(op, u, types, self->reach, self->written) < 0) {
         goto bad;
     }
     coalesce(op);
@@ -512,6 +515,7 @@ enum { WITH_S = 1, WITH_T = 2 }; /* operands that may be given */
 
 #define KIND float_avx512
 #define REAL float
+#define BITS int32_t
 #define TARGET AVX512
 #define LANES 16
 #define EVEN TO_16
@@ -521,6 +525,7 @@ enum { WITH_S = 1, WITH_T = 2 }; /* operands that may be given */
 
 #define KIND double_avx512
 #define REAL double
+#define BITS int64_t
 #define TARGET AVX512
 #define LANES 8
 #define EVEN TO_8
@@ -530,6 +535,7 @@ enum { WITH_S = 1, WITH_T = 2 }; /* operands that may be given */
 
 #define KIND float_avx2
 #define REAL float
+#define BITS int32_t
 #define TARGET AVX2
 #define LANES 8
 #define EVEN TO_8
@@ -539,6 +545,7 @@ enum { WITH_S = 1, WITH_T = 2 }; /* operands that may be given */
 
 #define KIND double_avx2
 #define REAL double
+#define BITS int64_t
 #define TARGET AVX2
 #define LANES 4
 #define EVEN TO_4
@@ -549,6 +556,7 @@ enum { WITH_S = 1, WITH_T = 2 }; /* operands that may be given */
 
 #define KIND float_any
 #define REAL float
+#define BITS int32_t
 #define TARGET 
 #define LANES 4
 #define EVEN TO_4
@@ -558,6 +566,7 @@ enum { WITH_S = 1, WITH_T = 2 }; /* operands that may be given */
 
 #define KIND double_any
 #define REAL double
+#define BITS int64_t
 #define TARGET 
 #define LANES 2
 #define EVEN TO_2
@@ -569,9 +578,10 @@ static PyUFuncGenericFunction gram_loops[] = {float_any_gram, double_any_gram};
 static PyUFuncGenericFunction matmul_loops[] = {float_any_matmul, double_any_matmul};
 static PyUFuncGenericFunction multiply_add_loops[] = {float_any_multiply_add,
                                                       double_any_multiply_add};
+static PyUFuncGenericFunction tanh_loops[] = {float_any_tanh_sech2, double_any_tanh_sech2};
 /* A ufunc of operands of one type; generalised, where there is a signature. */
 static int add_kernel(PyObject *m, const char *name, PyUFuncGenericFunction *loops, intptr_t flags,
-                      int operands, const char *signature, const char *doc)
+                      int operands, int results, const char *signature, const char *doc)
 {
     static const char types[] = {
         NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,  NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE,
@@ -579,15 +589,16 @@ static int add_kernel(PyObject *m, const char *name, PyUFuncGenericFunction *loo
         NPY_DOUBLE, NPY_DOUBLE, NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,
         NPY_FLOAT,  NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE,
     };
-    static const int first[] = {0, 6, 14}; /* of two, three and four operands and the result */
+    static const int first[] = {0, 6, 14}; /* of three, four and five arrays */
     static void *const data[][2] = {
         {NULL, NULL},
         {(void *)WITH_S, (void *)WITH_S},
         {(void *)WITH_T, (void *)WITH_T},
         {(void *)(WITH_S + WITH_T), (void *)(WITH_S + WITH_T)},
     };
-    PyObject *u = PyUFunc_FromFuncAndDataAndSignature(loops, data[flags], types + first[operands - 2],
-                                                      2, operands, 1, PyUFunc_None, name, doc, 0,
+    PyObject *u = PyUFunc_FromFuncAndDataAndSignature(loops, data[flags],
+                                                      types + first[operands + results - 3], 2,
+                                                      operands, results, PyUFunc_None, name, doc, 0,
                                                       signature);
     if (u == NULL || PyModule_AddObject(m, name, u) < 0) {
         Py_XDECREF(u);
@@ -609,6 +620,8 @@ static int choose_kernels(void)
         matmul_loops[1] = double_avx512_matmul;
         multiply_add_loops[0] = float_avx512_multiply_add;
         multiply_add_loops[1] = double_avx512_multiply_add;
+        tanh_loops[0] = float_avx512_tanh_sech2;
+        tanh_loops[1] = double_avx512_tanh_sech2;
         return 64;
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
@@ -618,6 +631,8 @@ static int choose_kernels(void)
         matmul_loops[1] = double_avx2_matmul;
         multiply_add_loops[0] = float_avx2_multiply_add;
         multiply_add_loops[1] = double_avx2_multiply_add;
+        tanh_loops[0] = float_avx2_tanh_sech2;
+        tanh_loops[1] = double_avx2_tanh_sech2;
         return 32;
     }
 #endif
@@ -629,13 +644,14 @@ static int add_kernels(PyObject *m)
     static const struct {
         const char *name, *signature, *doc;
         PyUFuncGenericFunction *loops;
-        int operands, flags;
+        int operands, flags, results;
     } kernels[] = {
         {"gram", "(a,i),(i)->(a,a)", "gram(J, w): J diag(w) J^T, exactly symmetric.", gram_loops, 2,
          0},
         {"gram_plus", "(a,i),(i),(a,a)->(a,a)", "gram_plus(J, w, T): T + J diag(w) J^T.", gram_loops,
          3, WITH_T},
         {"multiply_add", NULL, "multiply_add(a, b, c): c + a b.", multiply_add_loops, 3, 0},
+        {"tanh_sech2", NULL, "tanh_sech2(z): tanh z and (1 / cosh z)^2.", tanh_loops, 1, 0, 2},
         {"product", "(m,k),(q)->(m,p)", "product(A, B, out): A B with packed B.", matmul_loops, 2, 0},
         {"product_scaled", "(m,k),(q),(m,k)->(m,p)",
          "product_scaled(A, B, S, out): (A . S) B with packed B.", matmul_loops, 3, WITH_S},
@@ -651,7 +667,8 @@ static int add_kernels(PyObject *m)
             continue;
         }
         if (add_kernel(m, kernels[i].name, kernels[i].loops, kernels[i].flags, kernels[i].operands,
-                       kernels[i].signature, kernels[i].doc) < 0) {
+                       kernels[i].results > 1 ? kernels[i].results : 1, kernels[i].signature,
+                       kernels[i].doc) < 0) {
             return -1;
         }
     }

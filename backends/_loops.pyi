@@ -14,6 +14,7 @@ product: Any
 product_plus: Any
 product_scaled: Any
 product_scaled_plus: Any
+tanh_sech2: Any
 
 class Program:
     def __init__(self, operations: list[Any], bases: int, /) -> None: ...

@@ -42,7 +42,7 @@ def has_gram() -> bool:
 
 
 _COMPOSED = {"erf": _special.erf, "erfc": _special.erfc}
-_KERNELS = ("gram", "gram_plus", "multiply_add")  # in plans of backends that have them
+_KERNELS = ("gram", "gram_plus", "multiply_add", "tanh_sech2")  # in plans of backends that have them
 
 
 def specials() -> dict[str, Any]:
@@ -100,6 +100,7 @@ class Recorder:
             "gram": self.gram,
             "gram_plus": self.gram_plus,
             "packed_matmul": self.packed_matmul,
+            "tanh_sech2": self.tanh_sech2,
             "copyto": self.copyto,
             "concatenate": self.concatenate,
             "take": self.take,
@@ -176,6 +177,12 @@ class Recorder:
     def elementwise(self, ufunc: Any, args: Sequence[Any], out: Any) -> None:
         strides = [_strides(a, out.shape) for a in (*args, out)]
         self._note(_loops.ELEMENTWISE, ufunc, [*args, out], out.shape, strides)
+
+    def tanh_sech2(self, z: Any, tanh: Any, sech2: Any) -> None:
+        strides = [_strides(a, tanh.shape) for a in (z, tanh, sech2)]
+        self._note(
+            _loops.ELEMENTWISE, _loops.tanh_sech2, [z, tanh, sech2], tanh.shape, strides
+        )
 
     def matmul(self, a: Any, b: Any, out: Any) -> None:
         core = (out.shape[-2], a.shape[-1], out.shape[-1])

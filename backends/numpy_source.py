@@ -67,7 +67,7 @@ def numpy_source(
                         arena.append(f"    {name} = {place}")
                         body.append(f"copyto({name}, {part.name})")
                     start += part.dims[axis]
-            else:
+            elif s.op != "room":
                 body.append(_in_place(s, literal))
     for name, value in outputs.items():
         if name not in layout.direct.values():
@@ -145,6 +145,8 @@ def _in_place(s: Any, literal: Callable[[Any], str]) -> str:
             return f"take({args[0]}, {args[1]}, axis={at['axis']}, out={out}, mode='clip')"
         case "copy":
             return f"copyto({out}, {args[0]})"
+        case "tanh_sech2":
+            return f"tanh_sech2({args[0]}, {out}, {args[1]})"
         case "packed_matmul":
             given = zip(at["given"], args[2:], strict=True)
             more = "".join(f"{name}={value}, " for name, value in given)

@@ -128,7 +128,7 @@ def test_the_printed_program_is_the_program():
     constants = dict(plan.program.made_constants())
     bound = scope["seed"](np, scope["bind"](np, net.parameters(), constants), {})
     (result,) = scope["run"](np, bound, 7, {"x0": x}, {})
-    np.testing.assert_array_equal(result, net.hessian(x))
+    np.testing.assert_allclose(result, net.hessian(x), rtol=1e-12, atol=1e-15)
 
 
 def test_what_a_plan_prints():

@@ -7,6 +7,7 @@
 ... with ``plus``     T + A B: a bias, another branch, the sum so far
 ``gram_plus``         T + J diag(w) J^T: the next site of a sum
 ``multiply_add``      c + a b, entry by entry
+``tanh_sech2``        tanh z and (1 / cosh z)^2; ``room`` is made for the second before
 ====================  ============================================================================
 
 What is joined is not written and read again in between; sums are taken as soon as their terms are
@@ -47,11 +48,14 @@ class _Joining:
 
     def steps(self) -> list[Step]:
         weighed = {id(s): self._weighed(s) for s in self.program.steps if _constant(s)}
+        slopes = self._slopes()
         for s in self.program.steps:
             if id(s.out) in self.skipped:
                 continue
             if id(s) in weighed:
                 self._product(s, weighed[id(s)])
+            elif s.op in ("tanh", "cosh") and id(s.args[0]) in slopes:
+                self._with_slope(*slopes[id(s.args[0])])
             elif s.op == "multiply" and s.out.rows:
                 self._with_sum("multiply_add", s, s.args, s.out)
             elif s.op == "gram" and len(s.out.shape) == 2:
@@ -98,6 +102,30 @@ class _Joining:
         v = weighed.out
         out = _like(s.out, v.rows, (*v.shape[:-1], b.shape[-1]), v.lead)
         self._with_sum("packed_matmul", s, (x, ready, scale), out, given=("scale",))
+
+    # ---- tanh and its slope ------------------------------------------------------------------------
+
+    def _slopes(self) -> dict[int, tuple[Step, Step]]:
+        """By argument: the step that makes tanh, and the last one of three that make sech^2."""
+        tanh = {id(s.args[0]): s for s in self.program.steps if s.op == "tanh" and s.out.rows}
+        found = {}
+        for s in self.program.steps:
+            inner = [s]
+            for op in ("square", "reciprocal", "cosh"):
+                if inner[-1].op != op or (op != "square" and id(inner[-1].out) not in self.once):
+                    break
+                inner.append(self.made[id(inner[-1].args[0])])
+            else:
+                z = inner[-1].out
+                if id(z) in tanh and tanh[id(z)].out.dims == s.out.dims:
+                    found[id(z)] = tanh[id(z)], s
+                    self.skipped.update(id(v.out) for v in (s, inner[1]))
+        return found
+
+    def _with_slope(self, tanh: Step, sech2: Step) -> None:
+        if id(tanh.out) not in self.there:
+            self._emit(Step("room", sech2.out, ()))
+            self._emit(Step("tanh_sech2", tanh.out, (tanh.args[0], sech2.out)))
 
     # ---- sums ------------------------------------------------------------------------------------
 

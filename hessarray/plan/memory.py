@@ -183,8 +183,13 @@ def _overwritten(
 ) -> str | None:
     """The buffer of an operand that dies here and that the result can overwrite."""
     arrays = [a for a in s.args if isinstance(a, Value)]
-    summed = s.op == "gram_plus" or "plus" in s.attributes.get("given", ())
-    for a in arrays if s.op in ELEMENTWISE else arrays[-1:] if summed else ():
+    if s.op == "gram_plus" or "plus" in s.attributes.get("given", ()):
+        candidates = arrays[-1:]
+    elif s.op == "tanh_sech2":
+        candidates = arrays[:1]
+    else:
+        candidates = arrays if s.op in ELEMENTWISE else []
+    for a in candidates:
         if a.name not in root:
             continue
         base = root[a.name]
