@@ -167,13 +167,13 @@ def test_in_turn() -> None:
 
         return Call(run, [(0,), (1,)], lambda found: ())
 
-    seconds = in_turn([call("A", 4e-3), call("B", 4e-3)], 0.0, least=3)
+    seconds = in_turn([call("A", 2e-2), call("B", 2e-2)], 0.0, least=3)
     assert seconds.shape == (3, 2)
-    assert [name for name, _ in order[2:]] == ["A", "B"] * 3
+    assert [name for name, _ in order[6:]] == ["A", "B"] * 3  # after the warm readings
     order.clear()
     in_turn([call("A", 1e-4)], 0.0, least=1)
-    assert [i for _, i in order[1:]] == [i % 2 for i in range(len(order) - 1)]
-    assert len(order) > 2
+    assert [i for _, i in order[3:]] == [i % 2 for i in range(len(order) - 3)]
+    assert len(order) > 4
     assert median_ratio(np.asarray([[1.0, 3.0], [2.0, 4.0], [1.0, 9.0]])) == 3.0
 
 
