@@ -24,7 +24,7 @@ setup(
             "hessarray.backends._loops",
             ["backends/_loops.c"],
             include_dirs=[np.get_include()],
-            depends=[f"backends/_{k}.h" for k in ("gram", "kernels", "matmul", "multiply_add", "tanh")],
+            depends=[f"backends/_{k}.h" for k in ("gram", "kernels", "matmul", "rows", "tanh")],
             extra_compile_args=[] if os.name == "nt" else ["-O3"],
             libraries=[] if os.name == "nt" else ["m"],
             optional=True,

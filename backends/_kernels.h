@@ -2,7 +2,7 @@
 
 #include "_gram.h"
 #include "_matmul.h"
-#include "_multiply_add.h"
+#include "_rows.h"
 #include "_tanh.h"
 
 #undef KIND

@@ -503,7 +503,8 @@ static void complain(const char *text)
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
-enum { WITH_S = 1, WITH_T = 2 }; /* operands that may be given */
+enum { WITH_S = 1, WITH_T = 2 }; /* of a product or gram: operands that may be given */
+enum { ADD, MULTIPLY, MULTIPLY_ADD };
 
 #define MOST_DEPTH 256 /* rows of B at a time: the columns of a tile stay in the nearest caches */
 #define MOST_PANELS 11 /* tiles of columns at a time: they fill half the second cache */
@@ -576,8 +577,8 @@ enum { WITH_S = 1, WITH_T = 2 }; /* operands that may be given */
 
 static PyUFuncGenericFunction gram_loops[] = {float_any_gram, double_any_gram};
 static PyUFuncGenericFunction matmul_loops[] = {float_any_matmul, double_any_matmul};
-static PyUFuncGenericFunction multiply_add_loops[] = {float_any_multiply_add,
-                                                      double_any_multiply_add};
+static PyUFuncGenericFunction entry_loops[] = {float_any_arithmetic, double_any_arithmetic};
+static PyUFuncGenericFunction row_loops[] = {float_any_arithmetic_rows, double_any_arithmetic_rows};
 static PyUFuncGenericFunction tanh_loops[] = {float_any_tanh_sech2, double_any_tanh_sech2};
 /* A ufunc of operands of one type; generalised, where there is a signature. */
 static int add_kernel(PyObject *m, const char *name, PyUFuncGenericFunction *loops, intptr_t flags,
@@ -591,11 +592,7 @@ static int add_kernel(PyObject *m, const char *name, PyUFuncGenericFunction *loo
     };
     static const int first[] = {0, 6, 14}; /* of three, four and five arrays */
     static void *const data[][2] = {
-        {NULL, NULL},
-        {(void *)WITH_S, (void *)WITH_S},
-        {(void *)WITH_T, (void *)WITH_T},
-        {(void *)(WITH_S + WITH_T), (void *)(WITH_S + WITH_T)},
-    };
+        {NULL, NULL}, {(void *)1, (void *)1}, {(void *)2, (void *)2}, {(void *)3, (void *)3}};
     PyObject *u = PyUFunc_FromFuncAndDataAndSignature(loops, data[flags],
                                                       types + first[operands + results - 3], 2,
                                                       operands, results, PyUFunc_None, name, doc, 0,
@@ -618,8 +615,10 @@ static int choose_kernels(void)
         gram_loops[1] = double_avx512_gram;
         matmul_loops[0] = float_avx512_matmul;
         matmul_loops[1] = double_avx512_matmul;
-        multiply_add_loops[0] = float_avx512_multiply_add;
-        multiply_add_loops[1] = double_avx512_multiply_add;
+        entry_loops[0] = float_avx512_arithmetic;
+        entry_loops[1] = double_avx512_arithmetic;
+        row_loops[0] = float_avx512_arithmetic_rows;
+        row_loops[1] = double_avx512_arithmetic_rows;
         tanh_loops[0] = float_avx512_tanh_sech2;
         tanh_loops[1] = double_avx512_tanh_sech2;
         return 64;
@@ -629,8 +628,10 @@ static int choose_kernels(void)
         gram_loops[1] = double_avx2_gram;
         matmul_loops[0] = float_avx2_matmul;
         matmul_loops[1] = double_avx2_matmul;
-        multiply_add_loops[0] = float_avx2_multiply_add;
-        multiply_add_loops[1] = double_avx2_multiply_add;
+        entry_loops[0] = float_avx2_arithmetic;
+        entry_loops[1] = double_avx2_arithmetic;
+        row_loops[0] = float_avx2_arithmetic_rows;
+        row_loops[1] = double_avx2_arithmetic_rows;
         tanh_loops[0] = float_avx2_tanh_sech2;
         tanh_loops[1] = double_avx2_tanh_sech2;
         return 32;
@@ -650,7 +651,10 @@ static int add_kernels(PyObject *m)
          0},
         {"gram_plus", "(a,i),(i),(a,a)->(a,a)", "gram_plus(J, w, T): T + J diag(w) J^T.", gram_loops,
          3, WITH_T},
-        {"multiply_add", NULL, "multiply_add(a, b, c): c + a b.", multiply_add_loops, 3, 0},
+        {"multiply_add", NULL, "multiply_add(a, b, c): c + a b.", entry_loops, 3, MULTIPLY_ADD},
+        {"multiply_add_rows", "(i),(i),(i)->(i)", "c + a b of a, b, c.", row_loops, 3, MULTIPLY_ADD},
+        {"multiply_rows", "(i),(i)->(i)", "a b.", row_loops, 2, MULTIPLY},
+        {"add_rows", "(i),(i)->(i)", "a + b.", row_loops, 2, ADD},
         {"tanh_sech2", NULL, "tanh_sech2(z): tanh z and (1 / cosh z)^2.", tanh_loops, 1, 0, 2},
         {"product", "(m,k),(q)->(m,p)", "product(A, B, out): A B with packed B.", matmul_loops, 2, 0},
         {"product_scaled", "(m,k),(q),(m,k)->(m,p)",

@@ -9,7 +9,10 @@ erf: Any  # ufuncs
 erfc: Any
 gram: Any
 gram_plus: Any
+add_rows: Any
+multiply_rows: Any
 multiply_add: Any
+multiply_add_rows: Any
 product: Any
 product_plus: Any
 product_scaled: Any

@@ -107,8 +107,14 @@ class Recorder:
             "erf": self._ufunc(_loops.erf),
             "erfc": self._ufunc(_loops.erfc),
         }
+        self._rows: dict[Any, Any] = {}
         if hasattr(_loops, "multiply_add"):
             self.scope["multiply_add"] = self._ufunc(_loops.multiply_add)
+            self._rows = {
+                np.add: _loops.add_rows,
+                np.multiply: _loops.multiply_rows,
+                _loops.multiply_add: _loops.multiply_add_rows,
+            }
 
     def start(self, arrays: Sequence[Any]) -> None:
         self.operations, self._numbers = [], {}
@@ -175,8 +181,18 @@ class Recorder:
         return noted
 
     def elementwise(self, ufunc: Any, args: Sequence[Any], out: Any) -> None:
-        strides = [_strides(a, out.shape) for a in (*args, out)]
-        self._note(_loops.ELEMENTWISE, ufunc, [*args, out], out.shape, strides)
+        operands = [*args, out]
+        strides = [_strides(a, out.shape) for a in operands]
+        rows = self._rows.get(ufunc)
+        if rows is None or out.ndim < 2 or all(s in (strides[-1], (0,) * out.ndim) for s in strides):
+            self._note(_loops.ELEMENTWISE, ufunc, operands, out.shape, strides)
+            return
+        # The shortest way from entry to entry is inside; rows follow one another in one call.
+        last = min(range(out.ndim), key=lambda k: (out.shape[k] == 1, abs(strides[-1][k])))
+        outside = [s[:last] + s[last + 1 :] for s in map(tuple, strides)]
+        shape = out.shape[:last] + out.shape[last + 1 :]
+        inside = tuple(s[last] for s in strides)
+        self._note(_loops.GENERALISED, rows, operands, shape, outside, (out.shape[last],), inside)
 
     def tanh_sech2(self, z: Any, tanh: Any, sech2: Any) -> None:
         strides = [_strides(a, tanh.shape) for a in (z, tanh, sech2)]
