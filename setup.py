@@ -8,6 +8,7 @@ no C compiler is at hand the same program runs call by call.
 """
 
 import os
+from glob import glob
 
 import numpy as np
 from setuptools import Extension, find_packages, setup
@@ -24,7 +25,7 @@ setup(
             "hessarray.backends._loops",
             ["backends/_loops.c"],
             include_dirs=[np.get_include()],
-            depends=[f"backends/_{k}.h" for k in ("gram", "kernels", "matmul", "rows", "tanh")],
+            depends=sorted(glob("backends/_*.h")),
             extra_compile_args=[] if os.name == "nt" else ["-O3"],
             libraries=[] if os.name == "nt" else ["m"],
             optional=True,

@@ -2,6 +2,7 @@
 
 #include "_gram.h"
 #include "_matmul.h"
+#include "_product_sum.h"
 #include "_rows.h"
 #include "_tanh.h"
 

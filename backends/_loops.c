@@ -579,6 +579,7 @@ static PyUFuncGenericFunction gram_loops[] = {float_any_gram, double_any_gram};
 static PyUFuncGenericFunction matmul_loops[] = {float_any_matmul, double_any_matmul};
 static PyUFuncGenericFunction entry_loops[] = {float_any_arithmetic, double_any_arithmetic};
 static PyUFuncGenericFunction row_loops[] = {float_any_arithmetic_rows, double_any_arithmetic_rows};
+static PyUFuncGenericFunction sum_loops[] = {float_any_product_sum, double_any_product_sum};
 static PyUFuncGenericFunction tanh_loops[] = {float_any_tanh_sech2, double_any_tanh_sech2};
 /* A ufunc of operands of one type; generalised, where there is a signature. */
 static int add_kernel(PyObject *m, const char *name, PyUFuncGenericFunction *loops, intptr_t flags,
@@ -619,6 +620,8 @@ static int choose_kernels(void)
         entry_loops[1] = double_avx512_arithmetic;
         row_loops[0] = float_avx512_arithmetic_rows;
         row_loops[1] = double_avx512_arithmetic_rows;
+        sum_loops[0] = float_avx512_product_sum;
+        sum_loops[1] = double_avx512_product_sum;
         tanh_loops[0] = float_avx512_tanh_sech2;
         tanh_loops[1] = double_avx512_tanh_sech2;
         return 64;
@@ -632,6 +635,8 @@ static int choose_kernels(void)
         entry_loops[1] = double_avx2_arithmetic;
         row_loops[0] = float_avx2_arithmetic_rows;
         row_loops[1] = double_avx2_arithmetic_rows;
+        sum_loops[0] = float_avx2_product_sum;
+        sum_loops[1] = double_avx2_product_sum;
         tanh_loops[0] = float_avx2_tanh_sech2;
         tanh_loops[1] = double_avx2_tanh_sech2;
         return 32;
@@ -655,6 +660,7 @@ static int add_kernels(PyObject *m)
         {"multiply_add_rows", "(i),(i),(i)->(i)", "c + a b of a, b, c.", row_loops, 3, MULTIPLY_ADD},
         {"multiply_rows", "(i),(i)->(i)", "a b.", row_loops, 2, MULTIPLY},
         {"add_rows", "(i),(i)->(i)", "a + b.", row_loops, 2, ADD},
+        {"product_sum", "(a,i),(a,i)->(i)", "Sums over a of x[a, i] y[a, i].", sum_loops, 2, 0},
         {"tanh_sech2", NULL, "tanh_sech2(z): tanh z and (1 / cosh z)^2.", tanh_loops, 1, 0, 2},
         {"product", "(m,k),(q)->(m,p)", "product(A, B, out): A B with packed B.", matmul_loops, 2, 0},
         {"product_scaled", "(m,k),(q),(m,k)->(m,p)",

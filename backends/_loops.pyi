@@ -15,6 +15,7 @@ multiply_add: Any
 multiply_add_rows: Any
 product: Any
 product_plus: Any
+product_sum: Any
 product_scaled: Any
 product_scaled_plus: Any
 tanh_sech2: Any

@@ -19,6 +19,7 @@ from hessarray.backends.numpy_gemm import (
     has_packed,
     pack,
     packed_matmul,
+    product_sum,
 )
 from hessarray.backends.numpy_loops import Recorder, available, has_gram, record, specials
 from hessarray.backends.protocol import Costs, Executable, Run, Work, load_source
@@ -115,7 +116,8 @@ class _NumpyExecutable:
         self.shapes = {k: v.shape for k, v in program.outputs.items()}
         names = "copyto add matmul multiply subtract concatenate take".split()
         scope = {k: getattr(np, k) for k in [*names, *_ufunc_names()]}
-        scope |= specials() | {"pack": pack, "packed_matmul": packed_matmul}
+        scope |= specials()
+        scope |= {"pack": pack, "packed_matmul": packed_matmul, "product_sum": product_sum}
         scope = load_source(source, "program", scope)
         self._bind, self._seed = scope["bind"], scope["seed"]
         self._workspace, self._run = scope["workspace"], scope["run"]

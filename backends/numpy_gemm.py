@@ -18,7 +18,7 @@ try:
 except ImportError:  # built without a C compiler
     _loops = None  # type: ignore[assignment]
 
-__all__ = ["LINE", "aligned", "has_packed", "pack", "packed_matmul", "product"]
+__all__ = ["LINE", "aligned", "has_packed", "pack", "packed_matmul", "product", "product_sum", "rows_of"]
 
 LINE = 64  # bytes of a cache line
 
@@ -59,6 +59,17 @@ def product(a: Any, b: Any, out: Any, scale: Any, plus: Any) -> tuple[Any, ...]:
     if plus is not None:
         name, more = name + "_plus", [*more, np.broadcast_to(plus, out.shape)]
     return getattr(_loops, name), a, b, *more, out
+
+
+def product_sum(x: Any, y: Any, axis: int, out: Any) -> None:
+    """The sum of x y over one axis, into ``out``; x and y broadcast against each other."""
+    _loops.product_sum(*rows_of(x, y, axis), out)
+
+
+def rows_of(x: Any, y: Any, axis: int) -> tuple[Any, Any]:
+    """x and y in their common shape, the axis that is summed over last but one."""
+    shape = np.broadcast_shapes(x.shape, y.shape)
+    return tuple(np.moveaxis(np.broadcast_to(a, shape), axis, -2) for a in (x, y))
 
 
 def aligned(shape: Any, dtype: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hessarray.backends import _special
-from hessarray.backends.numpy_gemm import product
+from hessarray.backends.numpy_gemm import product, rows_of
 
 try:
     from hessarray.backends import _loops
@@ -100,6 +100,7 @@ class Recorder:
             "gram": self.gram,
             "gram_plus": self.gram_plus,
             "packed_matmul": self.packed_matmul,
+            "product_sum": self.product_sum,
             "tanh_sech2": self.tanh_sech2,
             "copyto": self.copyto,
             "concatenate": self.concatenate,
@@ -209,6 +210,10 @@ class Recorder:
         ranks = [2, 1, *(2 for _ in operands[2:])]
         core = (*operands[0].shape[-2:], *b.shape, out.shape[-1])
         self._generalised(ufunc, operands, ranks, core)
+
+    def product_sum(self, x: Any, y: Any, axis: int, out: Any) -> None:
+        x, y = rows_of(x, y, axis)
+        self._generalised(_loops.product_sum, (x, y, out), (2, 2, 1), x.shape[-2:])
 
     def gram(self, j: Any, w: Any, out: Any) -> None:
         self._generalised(_loops.gram, (j, w, out), (2, 1, 2), j.shape[-2:])

@@ -147,6 +147,8 @@ def _in_place(s: Any, literal: Callable[[Any], str]) -> str:
             return f"copyto({out}, {args[0]})"
         case "tanh_sech2":
             return f"tanh_sech2({args[0]}, {out}, {args[1]})"
+        case "product_sum":
+            return f"product_sum({args[0]}, {args[1]}, axis={at['axis']}, out={out})"
         case "packed_matmul":
             given = zip(at["given"], args[2:], strict=True)
             more = "".join(f"{name}={value}, " for name, value in given)

@@ -7,6 +7,7 @@ import math
 import pickle
 import threading
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -704,6 +705,61 @@ def test_multiply_add(shape, dtype, layout, factor, in_place):
     assert np.all(abs(out - expected) <= np.finfo(dtype).eps * size)
 
 
+@needs_loops
+@given(
+    n=st.integers(1, 3),
+    rows=st.integers(1, 5),
+    width=st.sampled_from([1, 7, 8, 40, 129]),
+    axis=st.integers(0, 1),
+    dtype=st.sampled_from(["float64", "float32"]),
+    layout=st.sampled_from(["plain", "strided"]),
+    shared=st.booleans(),
+)
+def test_product_sum(n, rows, width, axis, dtype, layout, shared):
+    rng = np.random.default_rng(0)
+    x = laid_out(rng, (n, rows, width), dtype, layout)
+    y = x if shared else laid_out(rng, (rows, width), dtype, layout)
+    out = np.full(x.shape[:axis] + x.shape[axis + 1 :], np.nan, dtype)
+    numpy_gemm.product_sum(x, y, axis, out)
+    exact = np.sum(x.astype("float64") * y, axis=axis)
+    size = np.sum(abs(x * y), axis=axis)
+    assert np.all(abs(out - exact) <= (x.shape[axis] + 1) * np.finfo(dtype).eps * size)
+
+
+@needs_loops
+@given(
+    n=st.sampled_from([0, 1, 7, 32, 100]),
+    dtype=st.sampled_from(["float64", "float32"]),
+    layout=st.sampled_from(["plain", "strided"]),
+    size=st.sampled_from([1e-30, 1e-3, 1.0, 20.0, 90.0, 400.0]),
+    in_place=st.booleans(),
+)
+def test_tanh_and_its_slope(n, dtype, layout, size, in_place):
+    z = laid_out(np.random.default_rng(0), (n,), dtype, layout)
+    z *= z.dtype.type(size)
+    with mpmath.workprec(160):
+        exact = [
+            (mpmath.tanh(mpmath.mpf(float(v))), mpmath.sech(mpmath.mpf(float(v))) ** 2) for v in z
+        ]
+    tanh, sech2 = (z if in_place else np.full_like(z, np.nan)), np.full_like(z, np.nan)
+    numpy_loops._loops.tanh_sech2(z, tanh, sech2)
+    tiny = float(np.finfo(dtype).smallest_subnormal)
+    for t, s, (t_exact, s_exact) in zip(tanh, sech2, exact, strict=True):
+        for found, right in ((t, t_exact), (s, s_exact)):
+            ulp = max(float(np.finfo(dtype).eps) * abs(float(right)), tiny)
+            assert abs(float(found) - right) <= 4 * ulp
+
+
+@needs_loops
+def test_tanh_of_zeros_infinities_and_no_number():
+    z = np.asarray([0.0, -0.0, np.inf, -np.inf, np.nan, 5e-324, 1e308])
+    with np.errstate(all="ignore"):
+        tanh, sech2 = numpy_loops._loops.tanh_sech2(z)
+    np.testing.assert_array_equal(tanh, [0.0, -0.0, 1.0, -1.0, np.nan, 5e-324, 1.0])
+    np.testing.assert_array_equal(np.signbit(tanh[:2]), [False, True])
+    np.testing.assert_array_equal(sech2, [1.0, 1.0, 0.0, 0.0, np.nan, 1.0, 0.0])
+
+
 @needs_packed
 def test_what_is_joined():
     net = ha.Network(
@@ -717,9 +773,16 @@ def test_what_is_joined():
     assert {(), ("scale",), ("plus",), ("scale", "plus")} >= set(given) >= {("plus",)}
     for op in ("multiply", "add"):
         assert after.count(op) < before.count(op)
+    assert after.count("tanh_sech2") == 3
+    assert not {"tanh", "cosh", "reciprocal", "square"} & set(after)
+    laplacian = net.plan(300, "laplacian")
+    assert any(s.op == "product_sum" for s in laplacian.in_place.at(2))
     x = samples(300, 5, "float64")
     forward = net.hessian(x, forward_mode=True)
-    np.testing.assert_allclose(net.hessian(x), forward, rtol=0, atol=1e-13 * abs(forward).max())
+    found = net.hessian(x)
+    np.testing.assert_allclose(found, forward, rtol=0, atol=1e-13 * abs(forward).max())
+    trace = np.trace(found[..., 0], axis1=1, axis2=2)
+    np.testing.assert_allclose(net.laplacian(x)[:, 0, 0], trace, rtol=1e-12, atol=1e-13)
 
 
 @needs_packed

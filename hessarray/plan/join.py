@@ -7,6 +7,7 @@
 ... with ``plus``     T + A B: a bias, another branch, the sum so far
 ``gram_plus``         T + J diag(w) J^T: the next site of a sum
 ``multiply_add``      c + a b, entry by entry
+``product_sum``       the sum of a b over one axis: squares of a Jacobian's columns
 ``tanh_sech2``        tanh z and (1 / cosh z)^2; ``room`` is made for the second before
 ====================  ============================================================================
 
@@ -57,7 +58,7 @@ class _Joining:
             elif s.op in ("tanh", "cosh") and id(s.args[0]) in slopes:
                 self._with_slope(*slopes[id(s.args[0])])
             elif s.op == "multiply" and s.out.rows:
-                self._with_sum("multiply_add", s, s.args, s.out)
+                self._entries(s)
             elif s.op == "gram" and len(s.out.shape) == 2:
                 self._with_sum("gram_plus", s, s.args, s.out)
             else:
@@ -128,6 +129,16 @@ class _Joining:
             self._emit(Step("tanh_sech2", tanh.out, (tanh.args[0], sech2.out)))
 
     # ---- sums ------------------------------------------------------------------------------------
+
+    def _entries(self, s: Step) -> None:
+        """A product of entries, joined with the sum over one axis or the addition that follows."""
+        follows = self.user[id(s.out)] if id(s.out) in self.once else s
+        axes = follows.attributes.get("axes", ()) if follows.op == "sum" else ()
+        if len(axes) == 1 and axes[0] < s.out.ndim - 1 and len(_arrays(s)) == 2:
+            self._emit(Step("product_sum", follows.out, s.args, {"axis": axes[0]}))
+            self.skipped.add(id(follows.out))
+        else:
+            self._with_sum("multiply_add", s, s.args, s.out)
 
     def _with_sum(
         self,
