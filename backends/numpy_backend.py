@@ -13,15 +13,8 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from hessarray.backends._special import Extended
-from hessarray.backends.numpy_gemm import (
-    LINE,
-    aligned,
-    has_packed,
-    pack,
-    packed_matmul,
-    product_sum,
-)
-from hessarray.backends.numpy_loops import Recorder, available, has_gram, record, specials
+from hessarray.backends.numpy_kernels import LINE, aligned, has_gram, has_products, pack
+from hessarray.backends.numpy_loops import Recorder, available, record, specials
 from hessarray.backends.protocol import Costs, Executable, Run, Work, load_source
 
 __all__ = ["NumpyBackend", "cores", "in_threads"]
@@ -53,7 +46,7 @@ class NumpyBackend:
             row=2.5e-8,
             matrix=3e-7,
             gram=has_gram(),
-            joins=has_packed(),
+            joins=has_products(),
         )
         own = specials()
         self.xp = Extended(np, erf=own["erf"], erfc=own["erfc"])
@@ -116,8 +109,7 @@ class _NumpyExecutable:
         self.shapes = {k: v.shape for k, v in program.outputs.items()}
         names = "copyto add matmul multiply subtract concatenate take".split()
         scope = {k: getattr(np, k) for k in [*names, *_ufunc_names()]}
-        scope |= specials()
-        scope |= {"pack": pack, "packed_matmul": packed_matmul, "product_sum": product_sum}
+        scope |= specials() | {"pack": pack}
         scope = load_source(source, "program", scope)
         self._bind, self._seed = scope["bind"], scope["seed"]
         self._workspace, self._run = scope["workspace"], scope["run"]
@@ -193,13 +185,25 @@ class _NumpyExecutable:
 
         self._each(work, run, run.span)
 
-    def prepared(self, bound: Any, n: int, dtype: Any, shapes: Sequence[Any]) -> Any:
-        """A call from flat inputs to results of these shapes, where one recorded piece is all."""
-        recorded = self._recorded.get((n, dtype.char))
-        if recorded is None or self._seeded:
+    def prepared(
+        self, bound: Any, names: Sequence[str], run: Run, dtype: Any, shapes: Sequence[Any]
+    ) -> Any:
+        """A call from flat inputs to results of these shapes; None where there is none."""
+        if self._seeded:
+            return None
+        if run.chunk < run.n:
+
+            def divided(inputs: Sequence[Any]) -> list[Any]:
+                found = self.run(bound, dict(zip(names, inputs, strict=True)), {}, run)
+                return [a.reshape(shape) for a, shape in zip(found, shapes, strict=True)]
+
+            return divided
+        recorded = self._recorded.get((run.n, dtype.char))
+        if recorded is None:
             return None
         program, literals = recorded
-        size, last, empty = n * self.layout.entries * dtype.itemsize, (literals,), np.empty
+        size = run.n * self.layout.entries * dtype.itemsize
+        last, empty = (literals,), np.empty
 
         def call(inputs: Sequence[Any]) -> list[Any]:
             for a in inputs:

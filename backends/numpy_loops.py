@@ -8,6 +8,7 @@ brings along (work buffer, inputs, constants, results). ``_loops.c`` performs th
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from hessarray.backends import _special
-from hessarray.backends.numpy_gemm import product, rows_of
+from hessarray.backends.numpy_kernels import KERNELS, called
 
 try:
     from hessarray.backends import _loops
 except ImportError:  # built without a C compiler: programs run call by call
     _loops = None  # type: ignore[assignment]
 
-__all__ = ["Recorder", "Unsupported", "available", "has_gram", "record", "specials"]
+__all__ = ["Recorder", "Unsupported", "available", "record", "specials"]
 
 _MOST_COPIES = 4096  # of one gather
 
@@ -36,19 +37,13 @@ def available() -> bool:
     return _loops is not None
 
 
-def has_gram() -> bool:
-    """Whether J diag(w) J^T is one compiled operation."""
-    return hasattr(_loops, "gram")
-
-
 _COMPOSED = {"erf": _special.erf, "erfc": _special.erfc}
-_KERNELS = ("gram", "gram_plus", "multiply_add", "tanh_sech2")  # in plans of backends that have them
 
 
 def specials() -> dict[str, Any]:
     """What NumPy lacks, as functions of arrays and ``out``: compiled, or out of NumPy's calls."""
     found = {name: getattr(_loops, name, None) or _composed(f) for name, f in _COMPOSED.items()}
-    return found | {name: getattr(_loops, name) for name in _KERNELS if hasattr(_loops, name)}
+    return found | {name: called(kernel) for name, kernel in KERNELS.items()}
 
 
 def _composed(function: Any) -> Any:
@@ -97,20 +92,15 @@ class Recorder:
         self.scope |= {
             "add": _Add(self),
             "matmul": self.matmul,
-            "gram": self.gram,
-            "gram_plus": self.gram_plus,
-            "packed_matmul": self.packed_matmul,
-            "product_sum": self.product_sum,
-            "tanh_sech2": self.tanh_sech2,
             "copyto": self.copyto,
             "concatenate": self.concatenate,
             "take": self.take,
             "erf": self._ufunc(_loops.erf),
             "erfc": self._ufunc(_loops.erfc),
         }
+        self.scope |= {name: self._kernel(kernel) for name, kernel in KERNELS.items()}
         self._rows: dict[Any, Any] = {}
-        if hasattr(_loops, "multiply_add"):
-            self.scope["multiply_add"] = self._ufunc(_loops.multiply_add)
+        if hasattr(_loops, "add_rows"):
             self._rows = {
                 np.add: _loops.add_rows,
                 np.multiply: _loops.multiply_rows,
@@ -185,7 +175,11 @@ class Recorder:
         operands = [*args, out]
         strides = [_strides(a, out.shape) for a in operands]
         rows = self._rows.get(ufunc)
-        if rows is None or out.ndim < 2 or all(s in (strides[-1], (0,) * out.ndim) for s in strides):
+        if (
+            rows is None
+            or out.ndim < 2
+            or all(s in (strides[-1], (0,) * out.ndim) for s in strides)
+        ):
             self._note(_loops.ELEMENTWISE, ufunc, operands, out.shape, strides)
             return
         # The shortest way from entry to entry is inside; rows follow one another in one call.
@@ -195,31 +189,9 @@ class Recorder:
         inside = tuple(s[last] for s in strides)
         self._note(_loops.GENERALISED, rows, operands, shape, outside, (out.shape[last],), inside)
 
-    def tanh_sech2(self, z: Any, tanh: Any, sech2: Any) -> None:
-        strides = [_strides(a, tanh.shape) for a in (z, tanh, sech2)]
-        self._note(
-            _loops.ELEMENTWISE, _loops.tanh_sech2, [z, tanh, sech2], tanh.shape, strides
-        )
-
     def matmul(self, a: Any, b: Any, out: Any) -> None:
         core = (out.shape[-2], a.shape[-1], out.shape[-1])
         self._generalised(np.matmul, (a, b, out), (2, 2, 2), core)
-
-    def packed_matmul(self, a: Any, b: Any, out: Any, scale: Any = None, plus: Any = None) -> None:
-        ufunc, *operands = product(a, b, out, scale, plus)
-        ranks = [2, 1, *(2 for _ in operands[2:])]
-        core = (*operands[0].shape[-2:], *b.shape, out.shape[-1])
-        self._generalised(ufunc, operands, ranks, core)
-
-    def product_sum(self, x: Any, y: Any, axis: int, out: Any) -> None:
-        x, y = rows_of(x, y, axis)
-        self._generalised(_loops.product_sum, (x, y, out), (2, 2, 1), x.shape[-2:])
-
-    def gram(self, j: Any, w: Any, out: Any) -> None:
-        self._generalised(_loops.gram, (j, w, out), (2, 1, 2), j.shape[-2:])
-
-    def gram_plus(self, j: Any, w: Any, total: Any, out: Any) -> None:
-        self._generalised(_loops.gram_plus, (j, w, total, out), (2, 1, 2, 2), j.shape[-2:])
 
     def _generalised(
         self, ufunc: Any, operands: Sequence[Any], ranks: Sequence[int], core: Sequence[int]
@@ -231,6 +203,20 @@ class Recorder:
             strides.append(_strides(a, (*outer, *a.shape[a.ndim - rank :]))[: len(outer)])
             inside += a.strides[a.ndim - rank :]
         self._note(_loops.GENERALISED, ufunc, operands, outer, strides, tuple(core), tuple(inside))
+
+    def _kernel(self, kernel: Callable[..., tuple[Any, ...]]) -> Callable[..., None]:
+        def noted(*args: Any, **options: Any) -> None:
+            ufunc, *operands = kernel(*args, **options)
+            if ufunc.signature is None:
+                self.elementwise(ufunc, operands[:-1], operands[-1])
+                return
+            axes = [re.findall(r"\w", part) for part in re.findall(r"\((.*?)\)", ufunc.signature)]
+            lengths: dict[str, int] = {}  # in the order in which the signature names them
+            for names, a in zip(axes, operands, strict=True):
+                lengths |= dict(zip(names, a.shape[a.ndim - len(names) :], strict=True))
+            self._generalised(ufunc, operands, [len(names) for names in axes], [*lengths.values()])
+
+        return noted
 
     def sum(self, a: Any, axes: tuple[int, ...], out: Any) -> None:
         self.copyto(out, 0.0)

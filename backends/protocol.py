@@ -64,8 +64,10 @@ class Executable(Protocol):
         Where the backend works in place, a fifth argument maps names of results to arrays for them.
         """
 
-    def prepared(self, bound: Any, n: int, dtype: Any, shapes: Sequence[Any]) -> Any:
-        """After a run: a shorter way from flat inputs to a list of results, or None."""
+    def prepared(
+        self, bound: Any, names: Sequence[str], run: Run, dtype: Any, shapes: Sequence[Any]
+    ) -> Any:
+        """After such a run: a shorter way from flat inputs to a list of results, or None."""
 
 
 class Backend(Protocol):
@@ -135,7 +137,9 @@ class FunctionalExecutable:
     def bind(self, parameters: Mapping[str, Any], constants: Mapping[str, Any]) -> Any:
         return self._bind(self.xp, parameters, constants)
 
-    def prepared(self, bound: Any, n: int, dtype: Any, shapes: Sequence[Any]) -> Any:
+    def prepared(
+        self, bound: Any, names: Sequence[str], run: Run, dtype: Any, shapes: Sequence[Any]
+    ) -> Any:
         return None
 
     def run(

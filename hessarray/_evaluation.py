@@ -233,7 +233,7 @@ class Evaluation:
     ) -> None:
         """Remember how to repeat this evaluation for other arrays of the same shapes."""
         run, flat = job.run, list(job.inputs.values())
-        if run is None or run.chunk < run.n or job.bind is not None or job.seeds:
+        if run is None or job.bind is not None or job.seeds:
             return
         if len(self.in_shapes) > 1 or len(flat) != len(arrays):
             return
@@ -242,9 +242,8 @@ class Evaluation:
             for a, b in zip(arrays, flat, strict=True)
         ):
             return
-        call = job.compiled.prepared(
-            job.bound, run.n, flat[0].dtype, [a.shape for a in found.values()]
-        )
+        shapes = [a.shape for a in found.values()]
+        call = job.compiled.prepared(job.bound, tuple(job.inputs), run, flat[0].dtype, shapes)
         if call is not None:
             if len(self._ready) >= _MOST_READY:
                 self._ready.clear()

@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 import threading
+from types import SimpleNamespace
 
 import mpmath
 import numpy as np
@@ -14,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hessarray as ha
-from hessarray.backends import backend_named, numpy_backend, numpy_gemm, numpy_loops
+from hessarray.backends import backend_named, numpy_backend, numpy_kernels, numpy_loops
 
+kernel = SimpleNamespace(**numpy_loops.specials())
 needs_loops = pytest.mark.skipif(not numpy_loops.available(), reason="built without a C compiler")
 
 WIDTHS = st.sampled_from([1, 2, 3, 5, 8, 17])
@@ -196,7 +198,7 @@ def test_without_the_compiled_part_the_numbers_are_the_same(n, monkeypatch):
     make = lambda: ha.fully_connected([4, 16, 16, 2], act="softplus", seed=3)  # noqa: E731
     net = make()
     ours = [evaluate(net, "value_gradient_hessian", x) for _ in range(2)][1]
-    for module in (numpy_loops, numpy_gemm):
+    for module in (numpy_loops, numpy_kernels):
         monkeypatch.setattr(module, "_loops", None)
     monkeypatch.setattr(backend_named("numpy"), "costs", numpy_backend.NumpyBackend().costs)
     assert not numpy_loops.available()
@@ -561,7 +563,7 @@ def test_gram_is_the_weighted_product(n, d, width, dtype, layout, constant):
     rng = np.random.default_rng(d)
     j = laid_out(rng, (d, width) if constant else (n, d, width), dtype, layout)
     w = laid_out(rng, (n, width), dtype, layout if layout != "transposed" else "plain")
-    found = numpy_loops.specials()["gram"](j, w)
+    found = numpy_loops._loops.gram(j, w)
     assert found.dtype == dtype
     expected = np.einsum("...ai,...bi,...i->...ab", *(v.astype("float64") for v in (j, j, w)))
     bound = np.einsum("...ai,...bi,...i->...ab", *(abs(v.astype("float64")) for v in (j, j, w)))
@@ -573,7 +575,7 @@ def test_gram_is_the_weighted_product(n, d, width, dtype, layout, constant):
 def test_gram_keeps_what_is_no_number():
     j = np.ones((2, 5, 9))
     j[1, 2, 3] = np.nan
-    found = numpy_loops.specials()["gram"](j, np.ones((2, 9)))
+    found = numpy_loops._loops.gram(j, np.ones((2, 9)))
     assert np.isnan(found[1]).sum() == 9  # row and column 2
     np.testing.assert_array_equal(found[0], np.full((5, 5), 9.0))
 
@@ -613,7 +615,7 @@ def test_sites_of_several_outputs_are_grams_of_one_jacobian(n):
 # ---- kernels that join operations ----------------------------------------------------------------
 
 needs_packed = pytest.mark.skipif(
-    not numpy_gemm.has_packed(), reason="no compiled kernel for this processor's vectors"
+    not numpy_kernels.has_products(), reason="no compiled kernel for this processor's vectors"
 )
 
 
@@ -639,7 +641,7 @@ def test_products_with_packed_constants(n, m, k, p, dtype, layout, scale, plus):
     t = None if plus == "none" else t
     found = t if plus == "in place" else np.full((n, m, p), np.nan, dtype)
     left, first = a if s is None else a * s, np.zeros(p) if t is None else t.copy()
-    numpy_gemm.packed_matmul(a, numpy_gemm.pack(b), found, scale=s, plus=t)
+    kernel.packed_matmul(a, numpy_kernels.pack(b), found, scale=s, plus=t)
     exact = first + left.astype("float64") @ b.astype("float64")
     bound = abs(first) + abs(left).astype("float64") @ abs(b).astype("float64")
     assert np.all(abs(found - exact) <= (k + 2) * np.finfo(dtype).eps * bound)
@@ -649,22 +651,22 @@ def test_products_with_packed_constants(n, m, k, p, dtype, layout, scale, plus):
 def test_products_do_not_depend_on_the_cut():
     rng = np.random.default_rng(0)
     a, s, b = (rng.standard_normal(shape) for shape in ((99, 70), (99, 70), (70, 45)))
-    ready, whole = numpy_gemm.pack(b), np.empty((99, 45))
-    numpy_gemm.packed_matmul(a, ready, whole, scale=s)
+    ready, whole = numpy_kernels.pack(b), np.empty((99, 45))
+    kernel.packed_matmul(a, ready, whole, scale=s)
     for rows in (1, 2, 3, 5, 11):
         parts = np.empty_like(whole)
         for i in range(0, 99, rows):
-            numpy_gemm.packed_matmul(a[i : i + rows] * s[i : i + rows], ready, parts[i : i + rows])
+            kernel.packed_matmul(a[i : i + rows] * s[i : i + rows], ready, parts[i : i + rows])
         np.testing.assert_array_equal(parts, whole)
 
 
 @needs_packed
 def test_a_matrix_that_is_not_packed_for_the_product():
-    a, b = np.ones((4, 16)), numpy_gemm.pack(np.ones((16, 24)))
+    a, b = np.ones((4, 16)), numpy_kernels.pack(np.ones((16, 24)))
     with pytest.raises(ValueError, match="not packed"):
-        numpy_gemm.packed_matmul(a, b, np.empty((4, 40)))
+        kernel.packed_matmul(a, b, np.empty((4, 40)))
     with pytest.raises(ValueError, match="not packed"):
-        numpy_gemm.packed_matmul(a, b[::2], np.empty((4, 8)))
+        kernel.packed_matmul(a, b[::2], np.empty((4, 8)))
 
 
 @needs_loops
@@ -720,7 +722,7 @@ def test_product_sum(n, rows, width, axis, dtype, layout, shared):
     x = laid_out(rng, (n, rows, width), dtype, layout)
     y = x if shared else laid_out(rng, (rows, width), dtype, layout)
     out = np.full(x.shape[:axis] + x.shape[axis + 1 :], np.nan, dtype)
-    numpy_gemm.product_sum(x, y, axis, out)
+    kernel.product_sum(x, y, axis, out)
     exact = np.sum(x.astype("float64") * y, axis=axis)
     size = np.sum(abs(x * y), axis=axis)
     assert np.all(abs(out - exact) <= (x.shape[axis] + 1) * np.finfo(dtype).eps * size)

@@ -104,7 +104,7 @@ class _Joining:
         out = _like(s.out, v.rows, (*v.shape[:-1], b.shape[-1]), v.lead)
         self._with_sum("packed_matmul", s, (x, ready, scale), out, given=("scale",))
 
-    # ---- tanh and its slope ------------------------------------------------------------------------
+    # ---- tanh and its slope --------------------------------------------------------------------
 
     def _slopes(self) -> dict[int, tuple[Step, Step]]:
         """By argument: the step that makes tanh, and the last one of three that make sech^2."""
