@@ -113,9 +113,10 @@ class _Joining:
         for s in self.program.steps:
             inner = [s]
             for op in ("square", "reciprocal", "cosh"):
-                if inner[-1].op != op or (op != "square" and id(inner[-1].out) not in self.once):
+                last = inner[-1]
+                if last.op != op or (op != "square" and id(last.out) not in self.once):
                     break
-                inner.append(self.made[id(inner[-1].args[0])])
+                inner.append(self.made[id(last.args[0])])
             else:
                 z = inner[-1].out
                 if id(z) in tanh and tanh[id(z)].out.dims == s.out.dims:
@@ -126,14 +127,14 @@ class _Joining:
     def _with_slope(self, tanh: Step, sech2: Step) -> None:
         if id(tanh.out) not in self.there:
             self._emit(Step("room", sech2.out, ()))
-            self._emit(Step("tanh_sech2", tanh.out, (tanh.args[0], sech2.out)))
+            self._emit(Step("tanh_sech2", tanh.out, (*tanh.args, sech2.out)))
 
     # ---- sums ------------------------------------------------------------------------------------
 
     def _entries(self, s: Step) -> None:
         """A product of entries, joined with the sum over one axis or the addition that follows."""
         follows = self.user[id(s.out)] if id(s.out) in self.once else s
-        axes = follows.attributes.get("axes", ()) if follows.op == "sum" else ()
+        axes: tuple[int, ...] = follows.attributes["axes"] if follows.op == "sum" else ()
         if len(axes) == 1 and axes[0] < s.out.ndim - 1 and len(_arrays(s)) == 2:
             self._emit(Step("product_sum", follows.out, s.args, {"axis": axes[0]}))
             self.skipped.add(id(follows.out))
