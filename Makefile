@@ -17,7 +17,7 @@ NEURALFOIL := NeuralFoil==0.3.3
 TORCH_INDEX ?=
 
 PIP := -m pip --disable-pip-version-check --quiet install
-PACKAGING := pyproject.toml setup.py
+PACKAGING := pyproject.toml setup.py $(wildcard backends/*.c backends/*.h)
 SOURCES := $(shell find hessarray backends -name __pycache__ -prune -o -print)
 TREE := build/installed
 

@@ -9,81 +9,89 @@
 #define ARITHMETIC_ROWS PASTE(KIND, _arithmetic_rows)
 #define VEC PASTE(ARITHMETIC, _vector)
 #define ROW PASTE(ARITHMETIC, _row)
+#define ROWS_OF PASTE(ARITHMETIC, _rows_of)
 #define AT(p, i) (*(const REAL *)((p) + (i)))
 
 typedef REAL VEC
     __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
-/* ``op`` is a constant where this is called; p and step: of a, b, (c,) and the result. */
-TARGET static inline __attribute__((always_inline)) void ROW(int op, npy_intp n, char *const *p,
-                                                             const npy_intp *step)
+/* ``op`` and ``whole`` are constants where this is called; a, b and c may be repeated (step 0). */
+TARGET static inline __attribute__((always_inline)) void
+ROW(int op, int whole, npy_intp n, const char *a, npy_intp of_a, const char *b, npy_intp of_b,
+    const char *c, npy_intp of_c, char *to, npy_intp of_to)
 {
-    const npy_intp one = sizeof(REAL), a = step[0], b = step[1], c = step[2];
-    const npy_intp to = step[2 + (op == MULTIPLY_ADD)];
-    char *out = p[2 + (op == MULTIPLY_ADD)];
     npy_intp i = 0;
-    if ((a == one || a == 0) && (b == one || b == 0) && c == one && to == one) {
-        VEC x = AT(p[0], 0) - (VEC){0}, y = AT(p[1], 0) - (VEC){0};
+    if (whole) {
+        VEC x = AT(a, 0) - (VEC){0}, y = AT(b, 0) - (VEC){0};
         for (; i + LANES <= n; i += LANES) {
-            if (a != 0) {
-                x = *(const VEC *)(p[0] + i * one);
+            if (of_a != 0) {
+                x = *(const VEC *)(a + i * sizeof(REAL));
             }
-            if (b != 0) {
-                y = *(const VEC *)(p[1] + i * one);
+            if (of_b != 0) {
+                y = *(const VEC *)(b + i * sizeof(REAL));
             }
             VEC result = op == ADD ? x + y : x * y;
             if (op == MULTIPLY_ADD) {
-                result = *(const VEC *)(p[2] + i * one) + x * y;
+                result = *(const VEC *)(c + i * sizeof(REAL)) + x * y;
             }
-            *(VEC *)(out + i * one) = result;
+            *(VEC *)(to + i * sizeof(REAL)) = result;
         }
     }
     for (; i < n; i++) {
-        REAL x = AT(p[0], i * a), y = AT(p[1], i * b), result = op == ADD ? x + y : x * y;
+        REAL x = AT(a, i * of_a), y = AT(b, i * of_b), result = op == ADD ? x + y : x * y;
         if (op == MULTIPLY_ADD) {
-            result = AT(p[2], i * c) + x * y;
+            result = AT(c, i * of_c) + x * y;
         }
-        *(REAL *)(out + i * to) = result;
+        *(REAL *)(to + i * of_to) = result;
     }
 }
+
+/* So many rows; p: of a, b, (c) and the result, with their steps from row to row and inside. */
+TARGET static inline __attribute__((always_inline)) void
+ROWS_OF(int op, npy_intp rows, npy_intp n, char *const *p, const npy_intp *down,
+        const npy_intp *right)
+{
+    const int last = op == MULTIPLY_ADD ? 3 : 2;
+    const npy_intp one = sizeof(REAL), a = right[0], b = right[1], c = right[2], to = right[last];
+    char *of_a = p[0], *of_b = p[1], *of_c = p[2], *of_to = p[last];
+    int whole = (a == one || a == 0) && (b == one || b == 0) && c == one && to == one;
+    for (npy_intp r = 0; r < rows; r++) {
+        if (whole) {
+            ROW(op, 1, n, of_a, a, of_b, b, of_c, c, of_to, to);
+        }
+        else {
+            ROW(op, 0, n, of_a, a, of_b, b, of_c, c, of_to, to);
+        }
+        of_a += down[0];
+        of_b += down[1];
+        of_c += down[2];
+        of_to += down[last];
+    }
+}
+
+#define EACH_OP(rows, n, down, right)                                                             \
+    switch ((int)(intptr_t)data) {                                                                \
+    case ADD:                                                                                     \
+        ROWS_OF(ADD, rows, n, args, down, right);                                                 \
+        break;                                                                                    \
+    case MULTIPLY:                                                                                \
+        ROWS_OF(MULTIPLY, rows, n, args, down, right);                                            \
+        break;                                                                                    \
+    default:                                                                                      \
+        ROWS_OF(MULTIPLY_ADD, rows, n, args, down, right);                                        \
+    }
 
 TARGET static void ARITHMETIC(char **args, const npy_intp *count, const npy_intp *step, void *data)
 {
-    int op = (int)(intptr_t)data;
-    if (op == ADD) {
-        ROW(ADD, *count, args, step);
-    }
-    else if (op == MULTIPLY) {
-        ROW(MULTIPLY, *count, args, step);
-    }
-    else {
-        ROW(MULTIPLY_ADD, *count, args, step);
-    }
+    EACH_OP(1, *count, step, step)
 }
-
-#define EVERY_ROW(op, arrays)                                                                     \
-    for (npy_intp r = 0; r < sizes[0]; r++) {                                                     \
-        ROW(op, sizes[1], p, steps + arrays);                                                     \
-        for (int k = 0; k < arrays; k++) {                                                        \
-            p[k] += steps[k];                                                                     \
-        }                                                                                         \
-    }
 
 /* (i),(i)[,(i)]->(i) */
 TARGET static void ARITHMETIC_ROWS(char **args, const npy_intp *sizes, const npy_intp *steps,
                                    void *data)
 {
-    int op = (int)(intptr_t)data;
-    char *p[4] = {args[0], args[1], args[2], op == MULTIPLY_ADD ? args[3] : NULL};
-    if (op == ADD) {
-        EVERY_ROW(ADD, 3)
-    }
-    else if (op == MULTIPLY) {
-        EVERY_ROW(MULTIPLY, 3)
-    }
-    else {
-        EVERY_ROW(MULTIPLY_ADD, 4)
-    }
+    const npy_intp *inside = steps + ((intptr_t)data == MULTIPLY_ADD ? 4 : 3);
+    EACH_OP(sizes[0], sizes[1], steps, inside)
 }
 
 #undef ARITHMETIC
@@ -91,4 +99,5 @@ TARGET static void ARITHMETIC_ROWS(char **args, const npy_intp *sizes, const npy
 #undef VEC
 #undef ROW
 #undef AT
-#undef EVERY_ROW
+#undef ROWS_OF
+#undef EACH_OP

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
@@ -382,9 +382,11 @@ def in_threads(
         finally:
             for _ in left:  # after an exception nobody takes another piece
                 pass
-            wait(others)
-    for other in others:
-        other.result()
+            # Whoever has not woken up yet need not.
+            failures = [other.exception() for other in others if not other.cancel()]
+    for failure in failures:
+        if failure is not None:
+            raise failure
 
 
 @lru_cache(maxsize=8)

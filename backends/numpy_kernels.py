@@ -21,7 +21,7 @@ try:
 except ImportError:  # built without a C compiler
     _loops = None  # type: ignore[assignment]
 
-__all__ = ["LINE", "KERNELS", "aligned", "called", "has_gram", "has_products", "pack"]
+__all__ = ["KERNELS", "LINE", "aligned", "called", "has_gram", "has_products", "pack"]
 
 LINE = 64  # bytes of a cache line
 
