@@ -120,14 +120,19 @@ static void perform(const Op *op, char *const *bases)
     }
 }
 
-static PyObject *program_run(Program *self, PyObject *const *groups, Py_ssize_t count)
+/* Perform all operations so many times; each base moves on by ``advance`` bytes in between. */
+static PyObject *run_times(Program *self, PyObject *const *groups, Py_ssize_t count,
+                           Py_ssize_t times, PyObject *advance)
 {
     char *small[128], **bases = small;
+    npy_intp few[128], *steps = few;
     Py_ssize_t found = 0;
     if (self->bases > 128) {
         bases = PyMem_Malloc(self->bases * sizeof *bases);
-        if (bases == NULL) {
-            return PyErr_NoMemory();
+        steps = PyMem_Malloc(self->bases * sizeof *steps);
+        if (bases == NULL || steps == NULL) {
+            PyErr_NoMemory();
+            goto done;
         }
     }
     for (Py_ssize_t g = 0; g < count; g++) {
@@ -141,14 +146,24 @@ static PyObject *program_run(Program *self, PyObject *const *groups, Py_ssize_t 
                 PyErr_Format(PyExc_TypeError, "run takes %zd arrays", self->bases);
                 goto done;
             }
+            npy_intp step = advance == NULL ? 0 : PyLong_AsSsize_t(PyTuple_GET_ITEM(advance, found));
+            if (step == -1 && PyErr_Occurred()) {
+                goto done;
+            }
+            if (step < 0 || (step > 0 && (double)step * (double)times > MOST_BYTES)) {
+                PyErr_SetString(PyExc_ValueError, "an array cannot move on by so many bytes");
+                goto done;
+            }
             PyArrayObject *base = (PyArrayObject *)array;
-            if (!PyArray_IS_C_CONTIGUOUS(base) || PyArray_NBYTES(base) < self->reach[found] ||
+            npy_intp reach = self->reach[found] + step * (times - 1);
+            if (!PyArray_IS_C_CONTIGUOUS(base) || PyArray_NBYTES(base) < reach ||
                 (self->written[found] && !PyArray_ISWRITEABLE(base))) {
                 PyErr_Format(PyExc_ValueError,
                              "array %zd must be contiguous%s and hold %zd bytes or more", found,
-                             self->written[found] ? ", writeable" : "", self->reach[found]);
+                             self->written[found] ? ", writeable" : "", reach);
                 goto done;
             }
+            steps[found] = step;
             bases[found++] = PyArray_BYTES(base);
         }
     }
@@ -157,8 +172,13 @@ static PyObject *program_run(Program *self, PyObject *const *groups, Py_ssize_t 
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t i = 0; i < self->count; i++) {
-        perform(self->ops + i, bases);
+    for (Py_ssize_t t = 0; t < times; t++) {
+        for (Py_ssize_t i = 0; i < self->count; i++) {
+            perform(self->ops + i, bases);
+        }
+        for (Py_ssize_t i = 0; i < self->bases; i++) {
+            bases[i] += steps[i];
+        }
     }
     feclearexcept(FE_ALL_EXCEPT); /* overflow on the way to a right result is no news */
     Py_END_ALLOW_THREADS
@@ -166,10 +186,29 @@ done:
     if (bases != small) {
         PyMem_Free(bases);
     }
+    if (steps != few) {
+        PyMem_Free(steps);
+    }
     if (PyErr_Occurred()) {
         return NULL;
     }
     Py_RETURN_NONE;
+}
+
+static PyObject *program_run(Program *self, PyObject *const *groups, Py_ssize_t count)
+{
+    return run_times(self, groups, count, 1, NULL);
+}
+
+static PyObject *program_repeat(Program *self, PyObject *const *args, Py_ssize_t count)
+{
+    Py_ssize_t times = count < 2 ? -1 : PyLong_AsSsize_t(args[0]);
+    if (times < 1 || !PyTuple_Check(args[1]) || PyTuple_GET_SIZE(args[1]) != self->bases) {
+        PyErr_Format(PyExc_ValueError, "repeat takes how often, and %zd numbers of bytes",
+                     self->bases);
+        return NULL;
+    }
+    return run_times(self, args + 2, count - 2, times, args[1]);
 }
 
 /* ---- building ------------------------------------------------------------------------------ */
@@ -417,6 +456,8 @@ static void program_dealloc(Program *self)
 static PyMethodDef program_methods[] = {
     {"run", (PyCFunction)(void (*)(void))program_run, METH_FASTCALL,
      "run(*groups): perform all operations on the arrays of these tuples, in order."},
+    {"repeat", (PyCFunction)(void (*)(void))program_repeat, METH_FASTCALL,
+     "repeat(times, advance, *groups): the same so often; arrays move on by so many bytes each."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ _CACHE_BYTES = 1 << 20
 _LEAST_CHUNK, _MOST_BYTES = 8, 24 << 20
 _WORTH_A_THREAD = 4_000_000  # flops, below which handing them to a thread costs more
 _KEEP_BYTES = 64 << 20  # of a thread's work buffer, between calls
+_TURNS = 4  # of each thread at the chunks: the last one to end keeps the others waiting
+_MOST_CHUNKS = 256  # in a turn: Ctrl-C is heard in between
 _MOST_SEEN = 4096  # numbers of samples to remember
 _KEEP_VIEWS = 64  # of programs and chunk sizes
 
@@ -168,22 +171,18 @@ class _NumpyExecutable:
         dtype = next(iter(x.values())).dtype
         free: list[dict[str, Any]] = []
 
-        def work(first: int) -> int:
-            stop = min(first + run.span, run.n)
+        def work(span: slice) -> None:
+            first, stop = span.start, span.stop
             try:
                 out = free.pop()
             except IndexError:
                 out = self._empty(min(run.span, run.n), dtype)
-            for start in range(first, stop, run.chunk):
-                i, j = slice(start, min(start + run.chunk, stop)), start - first
-                part = {k: a[j : j + i.stop - start] for k, a in out.items()}
-                self._piece(b, i.stop - start, {k: a[i] for k, a in x.items()}, part, dtype)
             found = {k: a[: stop - first] for k, a in out.items()}
-            take(first // run.span, slice(first, stop), found)
+            self._chunks(b, run.chunk, {k: a[span] for k, a in x.items()}, found, dtype)
+            take(first // run.span, span, found)
             free.append(out)
-            return stop - first
 
-        self._each(work, run, run.span)
+        self._each(work, run, [*range(run.span, run.n, run.span), run.n])
 
     def prepared(
         self, bound: Any, names: Sequence[str], run: Run, dtype: Any, shapes: Sequence[Any]
@@ -222,16 +221,39 @@ class _NumpyExecutable:
         return {k: np.empty((n, *shape), dtype) for k, shape in self.shapes.items()}
 
     def _pieces(self, b: Any, inputs: Any, out: Any, dtype: Any, run: Run) -> None:
-        def work(start: int) -> int:
-            stop = min(start + run.chunk, run.n)
-            x = {k: a[start:stop] for k, a in inputs.items()}
-            self._piece(b, stop - start, x, {k: a[start:stop] for k, a in out.items()}, dtype)
-            return stop - start
+        def work(i: slice) -> None:
+            x = {k: a[i] for k, a in inputs.items()}
+            self._chunks(b, run.chunk, x, {k: a[i] for k, a in out.items()}, dtype)
 
-        self._each(work, run, run.chunk)
+        # Some chunks at a time where nobody asks how far it is: the interpreter sees less of them.
+        # The larger turns come first, so that no thread has to wait long for another's last one.
+        chunks = -(-run.n // run.chunk)
+        turns = max(min(chunks, _TURNS * run.threads), chunks // _MOST_CHUNKS)
+        turns = chunks if run.progress is not None else turns
+        ends = np.cumsum([chunks // turns + (k < chunks % turns) for k in range(turns)]) * run.chunk
+        self._each(work, run, ends.tolist())
 
-    def _each(self, work: Callable[[int], int], run: Run, step: int) -> None:
-        """In threads; ``work`` takes where so many samples start and returns how many they are."""
+    def _chunks(self, b: Any, chunk: int, x: Any, out: Any, dtype: Any) -> None:
+        """Samples in chunks; the whole ones in one call of the recorded program."""
+        n = len(next(iter(x.values())))
+        recorded, whole, done = self._recorded.get((chunk, dtype.char)), n // chunk, 0
+        if recorded is not None and whole > 1:
+            program, literals = recorded
+            memory = _scratch.room(chunk * self.layout.entries * dtype.itemsize)
+            moved = [chunk * a.nbytes // n for a in (*x.values(), *out.values())]
+            advance = (0, *moved[: len(x)], *(0 for _ in b), *moved[len(x) :], 0)
+            program.repeat(
+                whole, advance, (memory,), tuple(x.values()), b, tuple(out.values()), (literals,)
+            )
+            _scratch.release()
+            done = whole * chunk
+        for start in range(done, n, chunk):
+            i = slice(start, min(start + chunk, n))
+            part = {k: a[i] for k, a in out.items()}
+            self._piece(b, i.stop - start, {k: a[i] for k, a in x.items()}, part, dtype)
+
+    def _each(self, work: Callable[[slice], None], run: Run, ends: Sequence[int]) -> None:
+        """In threads: ``work`` takes the samples up to the first end, then to the next, ..."""
         done: list[int] = []
         reported: list[int] = []
 
@@ -239,12 +261,16 @@ class _NumpyExecutable:
             reported.append(sum(done))
             run.progress(reported[-1])
 
-        starts = range(0, run.n, step)
+        def each(i: slice) -> None:
+            work(i)
+            done.append(i.stop - i.start)
+
+        spans = [slice(a, min(b, run.n)) for a, b in pairwise([0, *ends])]
         after = report if run.progress is not None else None
-        if len(starts) == 1:  # BLAS may use its own threads
-            done.append(work(0))
+        if len(spans) == 1:  # BLAS may use its own threads
+            each(spans[0])
         else:
-            in_threads(lambda start: done.append(work(start)), starts, run.threads, after)
+            in_threads(each, spans, run.threads, after)
         if run.progress is not None and reported[-1:] != [run.n]:
             run.progress(run.n)
 

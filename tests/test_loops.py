@@ -831,6 +831,39 @@ def program(*operations, bases=1):
 
 
 @needs_loops
+def test_a_program_is_repeated_along_its_arrays():
+    a, b = np.arange(12.0), np.ones(4)
+    p = program(operation(bases=(0, 1, 0)), bases=2)
+    p.repeat(3, (32, 0), (a,), (b,))
+    np.testing.assert_array_equal(a, np.arange(12.0) + 1.0)
+    for times, advance, match in (
+        (0, (32, 0), "how often"),
+        (3, (32,), "how often"),
+        (4, (32, 0), "hold 128 bytes"),
+        (2, (-32, 0), "so many bytes"),
+        (2**60, (32, 0), "so many bytes"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            p.repeat(times, advance, (a,), (b,))
+    with pytest.raises(TypeError):
+        p.repeat(1, ("x", 0), (a,), (b,))
+
+
+@needs_loops
+@pytest.mark.parametrize("n", [1, 7, 63, 64, 65, 700])
+def test_chunks_in_one_call_give_what_single_chunks_give(n, monkeypatch):
+    net = ha.fully_connected([3, 16, 16, 2], act="tanh", seed=0)
+    x = samples(n, 3, "float64")
+    monkeypatch.setattr(numpy_backend, "_CACHE_BYTES", 1 << 14)
+    seen = []
+    for _ in range(3):
+        same_bits(
+            net.value_gradient_hessian(x), net.value_gradient_hessian(x, progress=seen.append)
+        )
+    assert seen[-1] == n
+
+
+@needs_loops
 def test_what_a_program_does():
     a = np.arange(4.0)
     program(operation()).run((a,))
