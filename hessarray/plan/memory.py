@@ -184,7 +184,8 @@ def _overwritten(
     """The buffer of an operand that dies here and that the result can overwrite."""
     arrays = [a for a in s.args if isinstance(a, Value)]
     if s.op == "gram_plus" or "plus" in s.attributes.get("given", ()):
-        candidates = arrays[-1:]
+        # What is added to may be overwritten entry by entry, unless it is multiplied as well.
+        candidates = [a for a in arrays[-1:] if a not in arrays[:-1]]
     elif s.op == "tanh_sech2":
         candidates = arrays[:1]
     else:
