@@ -3,7 +3,8 @@
  * A program is a list of calls of NumPy's own inner loops (the ones behind np.tanh, np.multiply,
  * np.matmul): which loop, on which arrays, over which axes with which strides. numpy_loops.py
  * records it once from the same program text that NumPy would run call by call; here it runs with
- * one check of its arguments and without the interpreter lock. Arithmetic stays NumPy's.
+ * one check of its arguments and without the interpreter lock. Arithmetic is NumPy's, but for what
+ * the kernels of _kernels.h do in one pass.
  *
  * Operands are byte offsets into a few base arrays that come with every run (the work buffer,
  * inputs, constants, results), so that one program serves all threads and all calls. How far each
@@ -646,6 +647,17 @@ static int add_kernel(PyObject *m, const char *name, PyUFuncGenericFunction *loo
     return 0;
 }
 
+#define CHOOSE(kind)                                                                              \
+    do {                                                                                          \
+        gram_loops[0] = float_##kind##_gram, gram_loops[1] = double_##kind##_gram;                \
+        matmul_loops[0] = float_##kind##_matmul, matmul_loops[1] = double_##kind##_matmul;        \
+        entry_loops[0] = float_##kind##_arithmetic, entry_loops[1] = double_##kind##_arithmetic;  \
+        row_loops[0] = float_##kind##_arithmetic_rows;                                            \
+        row_loops[1] = double_##kind##_arithmetic_rows;                                           \
+        sum_loops[0] = float_##kind##_product_sum, sum_loops[1] = double_##kind##_product_sum;    \
+        tanh_loops[0] = float_##kind##_tanh_sech2, tanh_loops[1] = double_##kind##_tanh_sech2;    \
+    } while (0)
+
 /* The fastest of each kernel for this processor; its vectors' bytes where they are wide. */
 static int choose_kernels(void)
 {
@@ -653,33 +665,11 @@ static int choose_kernels(void)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
-        gram_loops[0] = float_avx512_gram;
-        gram_loops[1] = double_avx512_gram;
-        matmul_loops[0] = float_avx512_matmul;
-        matmul_loops[1] = double_avx512_matmul;
-        entry_loops[0] = float_avx512_arithmetic;
-        entry_loops[1] = double_avx512_arithmetic;
-        row_loops[0] = float_avx512_arithmetic_rows;
-        row_loops[1] = double_avx512_arithmetic_rows;
-        sum_loops[0] = float_avx512_product_sum;
-        sum_loops[1] = double_avx512_product_sum;
-        tanh_loops[0] = float_avx512_tanh_sech2;
-        tanh_loops[1] = double_avx512_tanh_sech2;
+        CHOOSE(avx512);
         return 64;
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        gram_loops[0] = float_avx2_gram;
-        gram_loops[1] = double_avx2_gram;
-        matmul_loops[0] = float_avx2_matmul;
-        matmul_loops[1] = double_avx2_matmul;
-        entry_loops[0] = float_avx2_arithmetic;
-        entry_loops[1] = double_avx2_arithmetic;
-        row_loops[0] = float_avx2_arithmetic_rows;
-        row_loops[1] = double_avx2_arithmetic_rows;
-        sum_loops[0] = float_avx2_product_sum;
-        sum_loops[1] = double_avx2_product_sum;
-        tanh_loops[0] = float_avx2_tanh_sech2;
-        tanh_loops[1] = double_avx2_tanh_sech2;
+        CHOOSE(avx2);
         return 32;
     }
 #endif

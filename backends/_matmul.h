@@ -2,7 +2,7 @@
  *
  * The includer defines KIND, REAL, TARGET, LANES (of a vector) and ROWS. A tile has twice as many rows
  * and three vectors of columns: as many sums as fit the registers beside a row of B. B comes packed
- * (numpy_gemm.py): the columns of a tile lie side by side, filled up with zeros to whole vectors. A
+ * (numpy_kernels.py): the columns of a tile lie side by side, filled up with zeros to whole vectors. A
  * is read where it lies, or weighed by S a few rows at a time, into the cache. Every entry's products
  * are added in their order: results do not depend on how samples are cut into chunks.
  */
