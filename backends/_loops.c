@@ -51,6 +51,7 @@ typedef struct {
     Py_ssize_t count;
     Py_ssize_t bases;
     Op *ops;
+    Py_ssize_t *ends; /* of each operation's group: those before it may be done at once */
     npy_intp *reach; /* of each base: bytes that the program reads or writes */
     char *written;   /* of each base: whether it writes there */
     PyObject *keep;  /* the ufuncs: their loops are used as long as the program lives */
@@ -121,74 +122,127 @@ static void perform(const Op *op, char *const *bases)
     }
 }
 
-/* Perform all operations so many times; each base moves on by ``advance`` bytes in between. */
-static PyObject *run_times(Program *self, PyObject *const *groups, Py_ssize_t count,
-                           Py_ssize_t times, PyObject *advance)
+#include "_helpers.h"
+
+static PyTypeObject *program_type;
+
+/* A program with the arrays that it works on, from chunk to chunk. */
+typedef struct {
+    const Program *program;
+    Py_ssize_t times;
+    char **bases;
+    npy_intp *starts, *steps; /* bytes: the first chunk in each array, and from one to the next */
+} Chunks;
+
+typedef struct {
+    Py_ssize_t count;
+    Chunks *runs;
+    npy_intp room; /* bytes that each of the others' first bases, their work buffers, lie further on */
+    char **space;  /* for each worker's bases */
+    Py_ssize_t most;
+} Job;
+
+static void perform_chunk(const void *data, Py_ssize_t unit, int who)
 {
-    char *small[128], **bases = small;
-    npy_intp few[128], *steps = few;
-    Py_ssize_t found = 0;
-    if (self->bases > 128) {
-        bases = PyMem_Malloc(self->bases * sizeof *bases);
-        steps = PyMem_Malloc(self->bases * sizeof *steps);
-        if (bases == NULL || steps == NULL) {
-            PyErr_NoMemory();
-            goto done;
+    const Job *job = data;
+    const Chunks *run = job->runs;
+    for (; unit >= run->times; run++) {
+        unit -= run->times;
+    }
+    char **bases = job->space + who * job->most;
+    for (Py_ssize_t i = 0; i < run->program->bases; i++) {
+        bases[i] = run->bases[i] + unit * run->steps[i];
+    }
+    bases[0] += who * job->room;
+    for (Py_ssize_t i = 0; i < run->program->count; i++) {
+        perform(run->program->ops + i, bases);
+    }
+}
+
+static void perform_part(const void *data, Py_ssize_t unit, int who)
+{
+    const Chunks *run = data;
+    perform(run->program->ops + unit, run->bases);
+}
+
+/* All operations in order; the groups among them by whoever has come. */
+static const char *perform_shared(const Chunks *run, Py_ssize_t helpers)
+{
+    const Program *program = run->program;
+    int shared = helpers_come(helpers, perform_part, run);
+    for (Py_ssize_t i = 0; i < program->count;) {
+        Py_ssize_t end = program->ends[i];
+        if (shared && end > i + 1 && helpers_here()) {
+            helpers_share(i, end);
+            i = end;
+        }
+        else {
+            perform(program->ops + i++, run->bases);
         }
     }
+    return shared ? helpers_leave() : NULL;
+}
+
+/* Chunks in any order, by whoever has come. */
+static const char *perform_chunks(const Job *job, Py_ssize_t helpers)
+{
+    Py_ssize_t units = 0;
+    for (Py_ssize_t r = 0; r < job->count; r++) {
+        units += job->runs[r].times;
+    }
+    if (units > 1 && helpers_come(helpers, perform_chunk, job)) {
+        helpers_share(0, units);
+        return helpers_leave();
+    }
+    for (Py_ssize_t unit = 0; unit < units; unit++) {
+        perform_chunk(job, unit, 0);
+    }
+    return NULL;
+}
+
+/* The bases of a run: tuples of arrays, checked. Those of the chunks start at ``run->bases`` bytes,
+ * and the first reaches ``more`` bytes further. */
+static int read_bases(Chunks *run, PyObject *const *groups, Py_ssize_t count, double more)
+{
+    const Program *self = run->program;
+    Py_ssize_t found = 0;
     for (Py_ssize_t g = 0; g < count; g++) {
         if (!PyTuple_Check(groups[g])) {
-            PyErr_SetString(PyExc_TypeError, "run takes tuples of arrays");
-            goto done;
+            PyErr_SetString(PyExc_TypeError, "a program runs on tuples of arrays");
+            return -1;
         }
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(groups[g]); i++) {
             PyObject *array = PyTuple_GET_ITEM(groups[g], i);
             if (found == self->bases || !PyArray_Check(array)) {
-                PyErr_Format(PyExc_TypeError, "run takes %zd arrays", self->bases);
-                goto done;
-            }
-            npy_intp step = advance == NULL ? 0 : PyLong_AsSsize_t(PyTuple_GET_ITEM(advance, found));
-            if (step == -1 && PyErr_Occurred()) {
-                goto done;
-            }
-            if (step < 0 || (step > 0 && (double)step * (double)times > MOST_BYTES)) {
-                PyErr_SetString(PyExc_ValueError, "an array cannot move on by so many bytes");
-                goto done;
+                PyErr_Format(PyExc_TypeError, "the program takes %zd arrays", self->bases);
+                return -1;
             }
             PyArrayObject *base = (PyArrayObject *)array;
-            npy_intp reach = self->reach[found] + step * (times - 1);
-            if (!PyArray_IS_C_CONTIGUOUS(base) || PyArray_NBYTES(base) < reach ||
+            double reach = (double)self->reach[found] + (double)run->starts[found] +
+                           (double)run->steps[found] * (double)(run->times - 1) +
+                           (found == 0 ? more : 0.0);
+            if (!PyArray_IS_C_CONTIGUOUS(base) || (double)PyArray_NBYTES(base) < reach ||
                 (self->written[found] && !PyArray_ISWRITEABLE(base))) {
                 PyErr_Format(PyExc_ValueError,
-                             "array %zd must be contiguous%s and hold %zd bytes or more", found,
-                             self->written[found] ? ", writeable" : "", reach);
-                goto done;
+                             "array %zd must be contiguous%s and hold all that the program reaches",
+                             found, self->written[found] ? ", writeable" : "");
+                return -1;
             }
-            steps[found] = step;
-            bases[found++] = PyArray_BYTES(base);
+            run->bases[found] = PyArray_BYTES(base) + run->starts[found];
+            found++;
         }
     }
     if (found != self->bases) {
-        PyErr_Format(PyExc_TypeError, "run takes %zd arrays, got %zd", self->bases, found);
-        goto done;
+        PyErr_Format(PyExc_TypeError, "the program takes %zd arrays, got %zd", self->bases, found);
+        return -1;
     }
-    Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t t = 0; t < times; t++) {
-        for (Py_ssize_t i = 0; i < self->count; i++) {
-            perform(self->ops + i, bases);
-        }
-        for (Py_ssize_t i = 0; i < self->bases; i++) {
-            bases[i] += steps[i];
-        }
-    }
-    feclearexcept(FE_ALL_EXCEPT); /* overflow on the way to a right result is no news */
-    Py_END_ALLOW_THREADS
-done:
-    if (bases != small) {
-        PyMem_Free(bases);
-    }
-    if (steps != few) {
-        PyMem_Free(steps);
+    return 0;
+}
+
+static PyObject *finished(const char *trouble)
+{
+    if (trouble != NULL) {
+        PyErr_SetString(*trouble ? PyExc_ValueError : PyExc_MemoryError, trouble);
     }
     if (PyErr_Occurred()) {
         return NULL;
@@ -196,20 +250,132 @@ done:
     Py_RETURN_NONE;
 }
 
-static PyObject *program_run(Program *self, PyObject *const *groups, Py_ssize_t count)
+static void release(Chunks *run)
 {
-    return run_times(self, groups, count, 1, NULL);
+    PyMem_Free(run->bases);
+    PyMem_Free(run->starts);
+    PyMem_Free(run->steps);
 }
 
-static PyObject *program_repeat(Program *self, PyObject *const *args, Py_ssize_t count)
+/* Space for so many bases, at the beginning of their arrays. */
+static int reserve(Chunks *run, Py_ssize_t bases)
 {
-    Py_ssize_t times = count < 2 ? -1 : PyLong_AsSsize_t(args[0]);
-    if (times < 1 || !PyTuple_Check(args[1]) || PyTuple_GET_SIZE(args[1]) != self->bases) {
-        PyErr_Format(PyExc_ValueError, "repeat takes how often, and %zd numbers of bytes",
-                     self->bases);
+    run->bases = PyMem_Calloc(bases + 1, sizeof *run->bases);
+    run->starts = PyMem_Calloc(bases + 1, sizeof *run->starts);
+    run->steps = PyMem_Calloc(bases + 1, sizeof *run->steps);
+    if (run->bases == NULL || run->starts == NULL || run->steps == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *program_run(Program *self, PyObject *const *args, Py_ssize_t count)
+{
+    Chunks run = {self, 1};
+    const char *trouble = NULL;
+    Py_ssize_t helpers = count < 1 ? -1 : PyLong_AsSsize_t(args[0]);
+    if (helpers < 0 && !PyErr_Occurred()) {
+        PyErr_SetString(PyExc_ValueError, "run takes how many may help, and tuples of arrays");
+    }
+    if (helpers >= 0 && reserve(&run, self->bases) == 0 &&
+        read_bases(&run, args + 1, count - 1, 0) == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        trouble = perform_shared(&run, helpers);
+        feclearexcept(FE_ALL_EXCEPT); /* overflow on the way to a right result is no news */
+        Py_END_ALLOW_THREADS
+    }
+    release(&run);
+    return finished(trouble);
+}
+
+static int read_bytes(PyObject *tuple, npy_intp *to, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        to[i] = PyLong_AsSsize_t(PyTuple_GET_ITEM(tuple, i));
+        if (to[i] < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* (program, times, starts, steps, literals) and the arrays of all runs. */
+static int read_run(Chunks *run, PyObject *item, PyObject *const *groups, Py_ssize_t count,
+                    double more)
+{
+    PyObject *program, *starts, *steps, *literals, *all[16];
+    if (!PyTuple_Check(item) || count > 15 ||
+        !PyArg_ParseTuple(item, "O!nO!O!O!", program_type, &program, &run->times, &PyTuple_Type,
+                          &starts, &PyTuple_Type, &steps, &PyTuple_Type, &literals)) {
+        goto bad;
+    }
+    run->program = (Program *)program;
+    Py_ssize_t bases = run->program->bases;
+    if (reserve(run, bases) < 0) {
+        return -1;
+    }
+    if (run->times < 1 || run->times > INT32_MAX || bases < 1 || PyTuple_GET_SIZE(starts) != bases ||
+        PyTuple_GET_SIZE(steps) != bases || read_bytes(starts, run->starts, bases) < 0 ||
+        read_bytes(steps, run->steps, bases) < 0) {
+        goto bad;
+    }
+    memcpy(all, groups, count * sizeof *all);
+    all[count] = literals;
+    return read_bases(run, all, count + 1, more);
+bad:
+    if (!PyErr_Occurred()) {
+        PyErr_SetString(PyExc_ValueError, "a run is (program, times, starts, steps, literals)");
+    }
+    return -1;
+}
+
+static PyObject *perform_runs(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    Job job = {0};
+    const char *trouble = NULL;
+    Py_ssize_t helpers = count < 3 ? -1 : PyLong_AsSsize_t(args[0]);
+    job.room = count < 3 ? -1 : PyLong_AsSsize_t(args[1]);
+    if (helpers < 0 || job.room < 0 || !PyTuple_Check(args[2])) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_ValueError, "perform takes how many may help, bytes, and runs");
+        }
         return NULL;
     }
-    return run_times(self, args + 2, count - 2, times, args[1]);
+    helpers = helpers < MOST_HELPERS ? helpers : MOST_HELPERS;
+    job.runs = PyMem_Calloc(PyTuple_GET_SIZE(args[2]) + 1, sizeof *job.runs);
+    if (job.runs == NULL) {
+        return PyErr_NoMemory();
+    }
+    for (Py_ssize_t units = 0; job.count < PyTuple_GET_SIZE(args[2]);) {
+        Chunks *run = job.runs + job.count++;
+        if (read_run(run, PyTuple_GET_ITEM(args[2], job.count - 1), args + 3, count - 3,
+                     (double)helpers * (double)job.room) < 0) {
+            goto done;
+        }
+        job.most = run->program->bases > job.most ? run->program->bases : job.most;
+        units += run->times;
+        if (units > INT32_MAX) {
+            PyErr_SetString(PyExc_ValueError, "too many chunks");
+            goto done;
+        }
+    }
+    job.space = PyMem_Calloc((helpers + 1) * job.most + 1, sizeof *job.space);
+    if (job.space == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    trouble = perform_chunks(&job, helpers);
+    feclearexcept(FE_ALL_EXCEPT);
+    Py_END_ALLOW_THREADS
+done:
+    for (Py_ssize_t r = 0; r < job.count; r++) {
+        release(job.runs + r);
+    }
+    PyMem_Free(job.runs);
+    PyMem_Free(job.space);
+    return finished(trouble);
 }
 
 /* ---- building ------------------------------------------------------------------------------ */
@@ -408,11 +574,28 @@ bad:
     return -1;
 }
 
+/* The lengths of the groups, each a neighbour of the last. */
+static int read_groups(Program *self, PyObject *lengths)
+{
+    Py_ssize_t i = 0;
+    for (Py_ssize_t g = 0; lengths != NULL && g < PyTuple_GET_SIZE(lengths); g++) {
+        Py_ssize_t length = PyLong_AsSsize_t(PyTuple_GET_ITEM(lengths, g));
+        if (length < 1 || length > self->count - i) {
+            PyErr_SetString(PyExc_ValueError, "the groups do not fit the operations");
+            return -1;
+        }
+        for (Py_ssize_t end = i + length; i < end; i++) {
+            self->ends[i] = end;
+        }
+    }
+    return 0; /* the rest, if any: each alone */
+}
+
 static PyObject *program_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *list;
+    PyObject *list, *groups = NULL;
     Py_ssize_t bases;
-    if (!PyArg_ParseTuple(args, "O!n", &PyList_Type, &list, &bases)) {
+    if (!PyArg_ParseTuple(args, "O!n|O!", &PyList_Type, &list, &bases, &PyTuple_Type, &groups)) {
         return NULL;
     }
     if (bases < 0 || bases > MAX_BASES) {
@@ -426,11 +609,12 @@ static PyObject *program_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     self->count = PyList_GET_SIZE(list);
     self->bases = bases;
     self->ops = PyMem_Calloc(self->count + 1, sizeof *self->ops);
+    self->ends = PyMem_Calloc(self->count + 1, sizeof *self->ends);
     self->reach = PyMem_Calloc(bases + 1, sizeof *self->reach);
     self->written = PyMem_Calloc(bases + 1, 1);
     Py_INCREF(list);
     self->keep = list;
-    if (self->ops == NULL || self->reach == NULL || self->written == NULL) {
+    if (self->ops == NULL || self->ends == NULL || self->reach == NULL || self->written == NULL) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
@@ -440,6 +624,10 @@ static PyObject *program_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
             return NULL;
         }
     }
+    if (self->count > INT32_MAX || read_groups(self, groups) < 0) {
+        Py_DECREF(self);
+        return PyErr_Occurred() ? NULL : PyErr_NoMemory();
+    }
     return (PyObject *)self;
 }
 
@@ -447,6 +635,7 @@ static void program_dealloc(Program *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyMem_Free(self->ops);
+    PyMem_Free(self->ends);
     PyMem_Free(self->reach);
     PyMem_Free(self->written);
     Py_XDECREF(self->keep);
@@ -456,14 +645,13 @@ static void program_dealloc(Program *self)
 
 static PyMethodDef program_methods[] = {
     {"run", (PyCFunction)(void (*)(void))program_run, METH_FASTCALL,
-     "run(*groups): perform all operations on the arrays of these tuples, in order."},
-    {"repeat", (PyCFunction)(void (*)(void))program_repeat, METH_FASTCALL,
-     "repeat(times, advance, *groups): the same so often; arrays move on by so many bytes each."},
+     "run(helpers, *arrays): perform all operations on the arrays of these tuples, in order; so many "
+     "threads may help with the groups among them."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot program_slots[] = {
-    {Py_tp_doc, "Program(operations, bases): a straight line of NumPy's inner loops."},
+    {Py_tp_doc, "Program(operations, bases, groups=()): a straight line of NumPy's inner loops."},
     {Py_tp_new, program_new},
     {Py_tp_dealloc, program_dealloc},
     {Py_tp_methods, program_methods},
@@ -474,8 +662,21 @@ static PyType_Spec program_spec = {
     "hessarray.backends._loops.Program", sizeof(Program), 0, Py_TPFLAGS_DEFAULT, program_slots,
 };
 
+#include "_results.h"
+
+static PyMethodDef module_methods[] = {
+    {"empty", (PyCFunction)(void (*)(void))empty_results, METH_FASTCALL,
+     "empty(shapes, dtype): a tuple of arrays; large ones take the memory of earlier ones."},
+    {"perform", (PyCFunction)(void (*)(void))perform_runs, METH_FASTCALL,
+     "perform(helpers, room, runs, *arrays): programs on chunk after chunk, in any order; so many "
+     "threads may help, each with a work buffer (the first array) so many bytes after the last one's. "
+     "A run is (program, times, bytes from each array's beginning to the first chunk, bytes from one "
+     "to the next, tuple of the last arrays)."},
+    {NULL, NULL, 0, NULL},
+};
+
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_loops", "A straight line of NumPy's inner loops.", -1, NULL,
+    PyModuleDef_HEAD_INIT, "_loops", "A straight line of NumPy's inner loops.", -1, module_methods,
 };
 
 /* ---- erf and erfc, which NumPy lacks: the C library's, as ufuncs ------------------------------ */
@@ -518,6 +719,9 @@ static int add_ufunc(PyObject *m, const char *name, PyUFuncGenericFunction *loop
 /* Raise ValueError, or MemoryError where there is nothing to say. */
 static void complain(const char *text)
 {
+    if (HELPER_TROUBLE(text)) {
+        return;
+    }
     PyGILState_STATE state = PyGILState_Ensure();
     if (text == NULL) {
         PyErr_NoMemory();
@@ -726,6 +930,7 @@ PyMODINIT_FUNC PyInit__loops(void)
         return NULL;
     }
     PyObject *type = PyType_FromSpec(&program_spec);
+    program_type = (PyTypeObject *)type; /* the module keeps it */
     if (type == NULL || PyModule_AddObject(m, "Program", type) < 0) {
         Py_XDECREF(type);
         Py_DECREF(m);

@@ -1,4 +1,5 @@
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 ELEMENTWISE: int
 GENERALISED: int
@@ -21,6 +22,14 @@ product_scaled_plus: Any
 tanh_sech2: Any
 
 class Program:
-    def __init__(self, operations: list[Any], bases: int, /) -> None: ...
-    def run(self, *groups: tuple[Any, ...]) -> None: ...
-    def repeat(self, times: int, advance: tuple[int, ...], /, *groups: tuple[Any, ...]) -> None: ...
+    def __init__(
+        self, operations: Sequence[Any], bases: int, groups: tuple[int, ...] = (), /
+    ) -> None: ...
+    def run(self, helpers: int, /, *arrays: tuple[Any, ...]) -> None: ...
+
+Run: TypeAlias = tuple[Program, int, tuple[int, ...], tuple[int, ...], tuple[Any, ...]]
+
+def empty(shapes: tuple[tuple[int, ...], ...], dtype: Any, /) -> tuple[Any, ...]: ...
+def perform(
+    helpers: int, room: int, runs: tuple[Run, ...], /, *arrays: tuple[Any, ...]
+) -> None: ...

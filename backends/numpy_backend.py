@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -18,6 +20,11 @@ from hessarray.backends.numpy_kernels import LINE, aligned, has_gram, has_produc
 from hessarray.backends.numpy_loops import Recorder, available, record, specials
 from hessarray.backends.protocol import Costs, Executable, Run, Work, load_source
 
+try:
+    from hessarray.backends import _loops
+except ImportError:  # built without a C compiler
+    _loops = None  # type: ignore[assignment]
+
 __all__ = ["NumpyBackend", "cores", "in_threads"]
 
 # Intermediates of one chunk: small enough to stay in a core's own cache (docs/performance.md has
@@ -25,10 +32,10 @@ __all__ = ["NumpyBackend", "cores", "in_threads"]
 _CACHE_BYTES = 1 << 20
 # Few large samples: GEMMs over fewer samples than this lose more than the cache gives back.
 _LEAST_CHUNK, _MOST_BYTES = 8, 24 << 20
-_WORTH_A_THREAD = 4_000_000  # flops, below which handing them to a thread costs more
+_WORTH_A_THREAD = 4_000_000  # flops, below which handing chunks to a thread costs more
+_WORTH_HELP = 400_000  # flops, below which nobody is asked to take parts of operations
 _KEEP_BYTES = 64 << 20  # of a thread's work buffer, between calls
-_TURNS = 4  # of each thread at the chunks: the last one to end keeps the others waiting
-_MOST_CHUNKS = 256  # in a turn: Ctrl-C is heard in between
+_MOST_CHUNKS = 256  # of a thread, before Ctrl-C is heard
 _MOST_SEEN = 4096  # numbers of samples to remember
 _KEEP_VIEWS = 64  # of programs and chunk sizes
 
@@ -83,7 +90,8 @@ class NumpyBackend:
 
     def schedule(self, work: Work) -> tuple[int, int]:
         threads = work.threads or cores()
-        if work.n * work.flops_per_sample < _WORTH_A_THREAD:
+        flops = work.n * work.flops_per_sample
+        if flops < (_WORTH_HELP if available() else _WORTH_A_THREAD):
             threads = 1
         chunk = max(work.fitting(_CACHE_BYTES), min(_LEAST_CHUNK, work.fitting(_MOST_BYTES)))
         if work.room is not None:
@@ -117,7 +125,8 @@ class _NumpyExecutable:
         self._bind, self._seed = scope["bind"], scope["seed"]
         self._workspace, self._run = scope["workspace"], scope["run"]
         self._seeded = any(s.op == "seed" for s in program.at(1))
-        self._recorded: dict[Any, Any] = {}  # (n, dtype) -> program and its literals, or None
+        # (n, dtype, whether threads share it) -> program and its literals, or None
+        self._recorded: dict[Any, Any] = {}
         self._seen: set[Any] = set()  # run once, call by call: recording pays from the second time
         self._tape: Any = None
         self._lock = threading.Lock()
@@ -145,12 +154,21 @@ class _NumpyExecutable:
             # An input that is overwritten while samples are still to come would spoil them.
             x = {k: _apart(a, results.values()) for k, a in x.items()}
         out = dict(results) if results is not None else self._empty(n, dtype)
-        if run.chunk >= n:
-            self._piece(b, n, x, out, dtype)
+        perform = self._repeat(run, b, x)
+        if perform is not None:
+            perform(tuple(x.values()), tuple(out.values()))
+        elif run.chunk >= n:
+            self._piece(b, n, x, out, dtype, run.threads > 1)
             if run.progress is not None:
                 run.progress(n)
         else:
-            self._pieces(b, x, out, dtype, run)
+
+            def work(i: slice) -> None:
+                part = {k: a[i] for k, a in out.items()}
+                piece = {k: a[i] for k, a in x.items()}
+                self._piece(b, i.stop - i.start, piece, part, dtype)
+
+            self._each(work, run, [*range(run.chunk, n, run.chunk), n])
         return tuple(out.values())
 
     def consume(
@@ -185,69 +203,106 @@ class _NumpyExecutable:
         self._each(work, run, [*range(run.span, run.n, run.span), run.n])
 
     def prepared(
-        self, bound: Any, names: Sequence[str], run: Run, dtype: Any, shapes: Sequence[Any]
+        self, bound: Any, inputs: Mapping[str, Any], run: Run, shapes: Sequence[Any]
     ) -> Any:
-        """A call from flat inputs to results of these shapes; None where there is none."""
-        if self._seeded:
+        """A call from flat inputs like these to results of these shapes; None if there is none."""
+        perform = None if self._seeded else self._repeat(run, bound, inputs)
+        if perform is None:
             return None
-        if run.chunk < run.n:
+        dtype, empty = next(iter(inputs.values())).dtype, _loops.empty
+        shapes = tuple(shapes)
 
-            def divided(inputs: Sequence[Any]) -> list[Any]:
-                found = self.run(bound, dict(zip(names, inputs, strict=True)), {}, run)
-                return [a.reshape(shape) for a, shape in zip(found, shapes, strict=True)]
-
-            return divided
-        recorded = self._recorded.get((run.n, dtype.char))
-        if recorded is None:
-            return None
-        program, literals = recorded
-        size = run.n * self.layout.entries * dtype.itemsize
-        last, empty = (literals,), np.empty
-
-        def call(inputs: Sequence[Any]) -> list[Any]:
+        def call(inputs: Sequence[Any]) -> tuple[Any, ...]:
             for a in inputs:
                 if not a.flags.carray:
                     inputs = [_plain(b) for b in inputs]
                     break
-            out = [empty(shape, dtype) for shape in shapes]
-            program.run((_scratch.room(size),), tuple(inputs), bound, tuple(out), last)
-            if size > _KEEP_BYTES:
-                _scratch.release()
+            out = empty(shapes, dtype)
+            perform(tuple(inputs), out)
             return out
 
         return call
 
+    def _repeat(self, run: Run, b: Any, like: Mapping[str, Any]) -> Any:
+        """The arithmetic of such a run as a function of inputs and results, without a look at them.
+
+        ``like``: inputs of the shapes and type. None until all of it was recorded.
+        """
+        if run.progress is not None:
+            return None
+        dtype = next(iter(like.values())).dtype
+        helpers, room = run.threads - 1, self._room(min(run.chunk, run.n), dtype)
+        if run.chunk >= run.n:
+            recorded = self._recorded.get((run.n, dtype.char, helpers > 0))
+            if recorded is None:
+                return None
+            program, literals, _ = recorded
+
+            def whole(x: tuple[Any, ...], out: tuple[Any, ...]) -> None:
+                program.run(helpers, (_scratch.room(room),), x, b, out, literals)
+                if room > _KEEP_BYTES:
+                    _scratch.release()
+
+            return whole
+
+        recorded = self._recorded.get((run.chunk, dtype.char, False))
+        if recorded is None:
+            return None
+        step = run.chunk * run.threads * _MOST_CHUNKS  # Ctrl-C is heard in between
+        sizes = [math.prod(a.shape[1:]) for a in like.values()]
+        results = [math.prod(s) for s in self.shapes.values()]
+        bytes_of = [k * dtype.itemsize for k in (0, *sizes, *(0 for _ in b), *results, 0)]
+        turns = [
+            self._runs(first, min(first + step, run.n), run.chunk, bytes_of, dtype)
+            for first in range(0, run.n, step)
+        ]
+        if None in turns:
+            return None
+
+        guard = _one_blas_thread if recorded.blas else nullcontext()
+
+        def divided(x: tuple[Any, ...], out: tuple[Any, ...]) -> None:
+            memory = (_scratch.room(room * run.threads),)
+            with guard:
+                for runs in turns:
+                    _loops.perform(helpers, room, runs, memory, x, b, out)
+            _scratch.release()
+
+        return divided
+
+    def _runs(self, first: int, stop: int, chunk: int, bytes_of: Sequence[int], dtype: Any) -> Any:
+        """Samples in chunks, as ``_loops.perform`` takes them; None until they were recorded.
+
+        ``bytes_of``: a sample in each array of the program.
+        """
+        runs = []
+        for size, times in ((chunk, (stop - first) // chunk), ((stop - first) % chunk, 1)):
+            if size * times > 0:
+                recorded = self._recorded.get((size, dtype.char, False))
+                if recorded is None:
+                    return None
+                program, literals, _ = recorded
+                starts, steps = (tuple(k * i for i in bytes_of) for k in (first, size))
+                runs.append((program, times, starts, steps, literals))
+                first += size * times
+        return tuple(runs)
+
+    def _room(self, n: int, dtype: Any) -> int:
+        """Bytes of a work buffer for n samples, in whole cache lines."""
+        return -(-n * self.layout.entries * dtype.itemsize // LINE) * LINE
+
     def _empty(self, n: int, dtype: Any) -> dict[str, Any]:
-        return {k: np.empty((n, *shape), dtype) for k, shape in self.shapes.items()}
-
-    def _pieces(self, b: Any, inputs: Any, out: Any, dtype: Any, run: Run) -> None:
-        def work(i: slice) -> None:
-            x = {k: a[i] for k, a in inputs.items()}
-            self._chunks(b, run.chunk, x, {k: a[i] for k, a in out.items()}, dtype)
-
-        # Some chunks at a time where nobody asks how far it is: the interpreter sees less of them.
-        # The larger turns come first, so that no thread has to wait long for another's last one.
-        chunks = -(-run.n // run.chunk)
-        turns = max(min(chunks, _TURNS * run.threads), chunks // _MOST_CHUNKS)
-        turns = chunks if run.progress is not None else turns
-        ends = np.cumsum([chunks // turns + (k < chunks % turns) for k in range(turns)]) * run.chunk
-        self._each(work, run, ends.tolist())
+        shapes = tuple((n, *shape) for shape in self.shapes.values())
+        return dict(zip(self.shapes, _empty_arrays(shapes, dtype), strict=True))
 
     def _chunks(self, b: Any, chunk: int, x: Any, out: Any, dtype: Any) -> None:
-        """Samples in chunks; the whole ones in one call of the recorded program."""
+        """Samples in chunks, in this thread."""
         n = len(next(iter(x.values())))
-        recorded, whole, done = self._recorded.get((chunk, dtype.char)), n // chunk, 0
-        if recorded is not None and whole > 1:
-            program, literals = recorded
-            memory = _scratch.room(chunk * self.layout.entries * dtype.itemsize)
-            moved = [chunk * a.nbytes // n for a in (*x.values(), *out.values())]
-            advance = (0, *moved[: len(x)], *(0 for _ in b), *moved[len(x) :], 0)
-            program.repeat(
-                whole, advance, (memory,), tuple(x.values()), b, tuple(out.values()), (literals,)
-            )
-            _scratch.release()
-            done = whole * chunk
-        for start in range(done, n, chunk):
+        perform = self._repeat(Run(n, chunk, 1, None), b, x)
+        if perform is not None:
+            perform(tuple(x.values()), tuple(out.values()))
+            return
+        for start in range(0, n, chunk):
             i = slice(start, min(start + chunk, n))
             part = {k: a[i] for k, a in out.items()}
             self._piece(b, i.stop - start, {k: a[i] for k, a in x.items()}, part, dtype)
@@ -274,20 +329,21 @@ class _NumpyExecutable:
         if run.progress is not None and reported[-1:] != [run.n]:
             run.progress(run.n)
 
-    def _piece(self, b: Any, n: int, x: Any, out: Any, dtype: Any) -> None:
-        key = (n, dtype.char)
-        try:
-            recorded = self._recorded[key]
-        except KeyError:
+    def _piece(self, b: Any, n: int, x: Any, out: Any, dtype: Any, shared: bool = False) -> None:
+        """Samples at once; recorded at the second time."""
+        key = (n, dtype.char, shared)
+        if key not in self._recorded:
             first = key not in self._seen
             if len(self._seen) >= _MOST_SEEN:
                 self._seen.clear()
             self._seen.add(key)
             recorded = None if first else self._record(key, b, n, x, out, dtype)
+        else:
+            recorded = self._recorded[key]
         if recorded is not None:
-            program, literals = recorded
-            memory = _scratch.room(n * self.layout.entries * dtype.itemsize)
-            program.run((memory,), tuple(x.values()), b, tuple(out.values()), (literals,))
+            program, literals, _ = recorded
+            memory = _scratch.room(self._room(n, dtype))
+            program.run(0, (memory,), tuple(x.values()), b, tuple(out.values()), literals)
         else:
             w = _scratch.views(self._workspace, self.xp, n, self.layout.entries, dtype)
             with np.errstate(all="ignore"):
@@ -307,8 +363,16 @@ class _NumpyExecutable:
                 arena = _scratch.arena(n * self.layout.entries, dtype)
                 w = self._workspace(self.xp, n, arena)
                 arrays = [arena, *x.values(), *b, *out.values()]
-                self._recorded[key] = record(run, arrays, (self.xp, b, n, x, x, w, out), tape)
+                parts = cores() if key[-1] else 1
+                arguments = self.xp, b, n, x, x, w, out
+                self._recorded[key] = record(run, arrays, arguments, tape, parts)
             return self._recorded[key]
+
+
+def _empty_arrays(shapes: tuple[tuple[int, ...], ...], dtype: Any) -> Sequence[Any]:
+    if _loops is not None:
+        return _loops.empty(shapes, dtype)
+    return [np.empty(shape, dtype) for shape in shapes]
 
 
 def _plain(a: Any) -> Any:

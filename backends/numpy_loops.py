@@ -8,24 +8,33 @@ brings along (work buffer, inputs, constants, results). ``_loops.c`` performs th
 from __future__ import annotations
 
 import math
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hessarray.backends import _special
 from hessarray.backends.numpy_kernels import KERNELS, called
+from hessarray.backends.numpy_parts import Operation, core_axes, cut
 
 try:
     from hessarray.backends import _loops
 except ImportError:  # built without a C compiler: programs run call by call
     _loops = None  # type: ignore[assignment]
 
-__all__ = ["Recorder", "Unsupported", "available", "record", "specials"]
+__all__ = ["Recorded", "Recorder", "Unsupported", "available", "record", "specials"]
 
 _MOST_COPIES = 4096  # of one gather
+_THREADS_IN_BLAS = 8192  # multiplications: no BLAS library uses threads for fewer
+
+
+class Recorded(NamedTuple):
+    """A program with its last array, the literals."""
+
+    program: Any
+    literals: tuple[Any]
+    blas: bool  # whether a product in it may be worth threads to the BLAS library
 
 
 class Unsupported(Exception):
@@ -58,12 +67,17 @@ def _composed(function: Any) -> Any:
 
 
 def record(
-    run: Callable[..., Any], arrays: Sequence[Any], arguments: Sequence[Any], tape: Recorder
-) -> Any:
-    """What ``run(*arguments)`` does with ``arrays``, as a program; None where it cannot be noted.
+    run: Callable[..., Any],
+    arrays: Sequence[Any],
+    arguments: Sequence[Any],
+    tape: Recorder,
+    parts: int = 1,
+) -> Recorded | None:
+    """What ``run(*arguments)`` does with ``arrays``; None where it cannot be noted.
 
     ``run`` must have been compiled with the functions of ``tape``; its arguments are those that
-    ``numpy_source`` prints, ``arrays`` the arena, inputs, constants and results among them.
+    ``numpy_source`` prints, ``arrays`` the arena, inputs, constants and results among them. With
+    ``parts``, large operations are cut for so many threads.
     """
     if _loops is None:
         return None
@@ -73,7 +87,14 @@ def record(
     tape.start([arrays[0], *x.values(), *b, *out.values()])
     try:
         run(xp, b, n, x, x, w, out)
-        return _loops.Program(tape.operations, len(arrays) + 1), tape.numbers()
+        operations, groups = tape.operations, ()
+        if parts > 1:
+            operations, groups = cut(operations, parts)
+        program = _loops.Program(operations, len(arrays) + 1, groups)
+        blas = any(
+            o.ufunc is np.matmul and math.prod(o.core) >= _THREADS_IN_BLAS for o in operations
+        )
+        return Recorded(program, (tape.numbers(),), blas)
     except (Unsupported, LookupError, ValueError):
         return None
 
@@ -82,7 +103,7 @@ class Recorder:
     """Stand-ins for NumPy's functions, and the notes that they take."""
 
     def __init__(self, ufuncs: Sequence[str]) -> None:
-        self.operations: list[Any] = []
+        self.operations: list[Operation] = []
         self._bounds: list[tuple[int, int]] = []
         self._order: list[int] = []  # of the bounds
         self._lows: list[int] = []
@@ -160,7 +181,7 @@ class Recorder:
         lengths = tuple(shape[k] for k in order)
         steps = tuple(tuple(s[k] for k in order) for s in strides)
         self.operations.append(
-            (kind, ufunc, chars, bases, offsets, lengths, steps, core, core_strides)
+            Operation(kind, ufunc, chars, bases, offsets, lengths, steps, core, core_strides)
         )
 
     # ---- stand-ins -----------------------------------------------------------------------------
@@ -210,7 +231,7 @@ class Recorder:
             if ufunc.signature is None:
                 self.elementwise(ufunc, operands[:-1], operands[-1])
                 return
-            axes = [re.findall(r"\w", part) for part in re.findall(r"\((.*?)\)", ufunc.signature)]
+            axes = core_axes(ufunc)
             lengths: dict[str, int] = {}  # in the order in which the signature names them
             for names, a in zip(axes, operands, strict=True):
                 lengths |= dict(zip(names, a.shape[a.ndim - len(names) :], strict=True))
@@ -228,9 +249,8 @@ class Recorder:
         source = [a.strides[k] for k in order]
         shape = [a.shape[k] for k in order]
         self._note(_loops.ELEMENTWISE, np.add, [out, a, out], shape, [to, source, to])
-        kind, ufunc, chars, bases, offsets, *_ = self.operations[-1]
         steps = (tuple(to), tuple(source), tuple(to))
-        self.operations[-1] = (kind, ufunc, chars, bases, offsets, tuple(shape), steps, (), ())
+        self.operations[-1] = self.operations[-1]._replace(shape=tuple(shape), strides=steps)
 
     def copyto(self, out: Any, a: Any, where: Any = None) -> None:
         if where is not None:

@@ -65,9 +65,9 @@ class Executable(Protocol):
         """
 
     def prepared(
-        self, bound: Any, names: Sequence[str], run: Run, dtype: Any, shapes: Sequence[Any]
+        self, bound: Any, inputs: Mapping[str, Any], run: Run, shapes: Sequence[Any]
     ) -> Any:
-        """After such a run: a shorter way from flat inputs to a list of results, or None."""
+        """After such a run: a shorter way from inputs like these to the results, or None."""
 
 
 class Backend(Protocol):
@@ -138,7 +138,7 @@ class FunctionalExecutable:
         return self._bind(self.xp, parameters, constants)
 
     def prepared(
-        self, bound: Any, names: Sequence[str], run: Run, dtype: Any, shapes: Sequence[Any]
+        self, bound: Any, inputs: Mapping[str, Any], run: Run, shapes: Sequence[Any]
     ) -> Any:
         return None
 

@@ -243,7 +243,7 @@ class Evaluation:
         ):
             return
         shapes = [a.shape for a in found.values()]
-        call = job.compiled.prepared(job.bound, tuple(job.inputs), run, flat[0].dtype, shapes)
+        call = job.compiled.prepared(job.bound, job.inputs, run, shapes)
         if call is not None:
             if len(self._ready) >= _MOST_READY:
                 self._ready.clear()
