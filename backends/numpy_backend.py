@@ -29,8 +29,9 @@ __all__ = ["NumpyBackend", "cores", "in_threads"]
 
 # Intermediates of one chunk: small enough to stay in a core's own cache (docs/performance.md has
 # the measurement).
-_CACHE_BYTES = 1 << 20
-# Few large samples: GEMMs over fewer samples than this lose more than the cache gives back.
+_CACHE_BYTES = 1 << 19
+# Every chunk reads the constants: its arithmetic should take ten times as long as that.
+_FLOPS_PER_BYTE = 25
 _LEAST_CHUNK, _MOST_BYTES = 8, 24 << 20
 _WORTH_A_THREAD = 4_000_000  # flops, below which handing chunks to a thread costs more
 _WORTH_HELP = 400_000  # flops, below which nobody is asked to take parts of operations
@@ -93,7 +94,9 @@ class NumpyBackend:
         flops = work.n * work.flops_per_sample
         if flops < (_WORTH_HELP if available() else _WORTH_A_THREAD):
             threads = 1
-        chunk = max(work.fitting(_CACHE_BYTES), min(_LEAST_CHUNK, work.fitting(_MOST_BYTES)))
+        least = -(-_FLOPS_PER_BYTE * work.bytes_read // max(work.flops_per_sample, 1))
+        least = min(least, _LEAST_CHUNK, work.fitting(_MOST_BYTES))
+        chunk = max(work.fitting(_CACHE_BYTES), least)
         if work.room is not None:
             chunk = min(chunk, work.fitting(work.room // threads))
         # As many chunks for every thread: the last one must not leave the others waiting.

@@ -42,6 +42,7 @@ class Work:
     flops_per_sample: int
     room: int | None  # bytes that intermediates may take in all
     threads: int | None  # as the caller wants
+    bytes_read: int = 0  # of constants, for every chunk
 
     def fitting(self, room: int) -> int:
         """Samples whose intermediates fit into so many bytes; at least one."""

@@ -460,7 +460,8 @@ class Evaluation:
         results = plan.result_entries * itemsize
         if self._consumed and room is not None:
             per_sample += results
-        work = Work(n, per_sample, plan.program.flops[1], room, threads)
+        constants = plan.entries_read * itemsize
+        work = Work(n, per_sample, plan.program.flops[1], room, threads, constants)
         chunk, threads = backend.schedule(work)
         span = chunk if room is not None else max(_SPAN_BYTES // max(results, 1), chunk)
         spans = max(-(-n // (span * threads)), 1) * threads  # as many for every thread

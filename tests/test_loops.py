@@ -831,25 +831,6 @@ def program(*operations, bases=1):
 
 
 @needs_loops
-def test_a_program_is_repeated_along_its_arrays():
-    a, b = np.arange(12.0), np.ones(4)
-    p = program(operation(bases=(0, 1, 0)), bases=2)
-    p.repeat(3, (32, 0), (a,), (b,))
-    np.testing.assert_array_equal(a, np.arange(12.0) + 1.0)
-    for times, advance, match in (
-        (0, (32, 0), "how often"),
-        (3, (32,), "how often"),
-        (4, (32, 0), "hold 128 bytes"),
-        (2, (-32, 0), "so many bytes"),
-        (2**60, (32, 0), "so many bytes"),
-    ):
-        with pytest.raises(ValueError, match=match):
-            p.repeat(times, advance, (a,), (b,))
-    with pytest.raises(TypeError):
-        p.repeat(1, ("x", 0), (a,), (b,))
-
-
-@needs_loops
 @pytest.mark.parametrize("n", [1, 7, 63, 64, 65, 700])
 def test_chunks_in_one_call_give_what_single_chunks_give(n, monkeypatch):
     net = ha.fully_connected([3, 16, 16, 2], act="tanh", seed=0)
@@ -866,17 +847,19 @@ def test_chunks_in_one_call_give_what_single_chunks_give(n, monkeypatch):
 @needs_loops
 def test_what_a_program_does():
     a = np.arange(4.0)
-    program(operation()).run((a,))
+    program(operation()).run(0, (a,))
     np.testing.assert_array_equal(a, 2.0 * np.arange(4.0))
     sums = {"strides": ((0,), (8,), (0,))}
-    program(operation(**sums)).run((a,))  # adds to the first entry
+    program(operation(**sums)).run(0, (a,))  # adds to the first entry
     np.testing.assert_array_equal(a, [12.0, 2.0, 4.0, 6.0])
-    program(operation(**MATRIX | {"bases": (0, 0, 1)}), bases=2).run((a,), (b := np.zeros(4),))
+    program(operation(**MATRIX | {"bases": (0, 0, 1)}), bases=2).run(0, (a,), (b := np.zeros(4),))
     np.testing.assert_array_equal(b.reshape(2, 2), a.reshape(2, 2) @ a.reshape(2, 2))
     mask = np.asarray([True, False, True, False])
-    program(operation(**COPY | {"bases": (0, 1, 2)}), bases=3).run((mask,), (a, b := np.zeros(4)))
+    program(operation(**COPY | {"bases": (0, 1, 2)}), bases=3).run(
+        0, (mask,), (a, b := np.zeros(4))
+    )
     np.testing.assert_array_equal(b, a * mask)
-    assert program().run((a,)) is None
+    assert program().run(0, (a,)) is None
 
 
 @needs_loops
@@ -976,14 +959,14 @@ def test_programs_that_are_none_are_refused(arguments):
 )
 def test_arrays_that_do_not_fit_are_refused(groups):
     with pytest.raises((ValueError, TypeError)):
-        program(operation()).run(*groups)
+        program(operation()).run(0, *groups)
 
 
 @needs_loops
 def test_more_bases_than_fit_on_the_stack():
     arrays = [np.full(4, float(k)) for k in range(300)]
     p = program(operation(bases=(299, 298, 299)), bases=300)
-    p.run(tuple(arrays[:100]), tuple(arrays[100:]))
+    p.run(0, tuple(arrays[:100]), tuple(arrays[100:]))
     assert arrays[299].tolist() == [597.0] * 4
     with pytest.raises(TypeError, match="300"):
-        p.run(tuple(arrays[:-1]))
+        p.run(0, tuple(arrays[:-1]))

@@ -25,7 +25,7 @@ from hessarray.plan.source import (
     once_source,
     shape_text,
 )
-from hessarray.plan.step import VIEWS, Program, Step
+from hessarray.plan.step import VIEWS, Program, Step, Value
 from hessarray.plan.symmetry import choose, gram_seconds
 from hessarray.plan.want import Want
 
@@ -93,6 +93,12 @@ class Plan:
     def entries_once(self) -> int:
         """Numbers held without batch axis: folded constants, Jacobians of affine maps."""
         return sum(s.out.size for s in self.program.steps if not s.out.rows)
+
+    @cached_property
+    def entries_read(self) -> int:
+        """Numbers without batch axis that every chunk of samples reads."""
+        args = {a for s in self.in_place.at(2) for a in s.args if isinstance(a, Value)}
+        return sum(a.size for a in args if not a.rows)
 
     @cached_property
     def result_entries(self) -> int:
