@@ -27,6 +27,7 @@ setup(
             include_dirs=[np.get_include()],
             depends=sorted(glob("backends/_*.h")),
             extra_compile_args=[] if os.name == "nt" else ["-O3"],
+            extra_link_args=[] if os.name == "nt" else ["-pthread"],
             libraries=[] if os.name == "nt" else ["m"],
             optional=True,
         )

@@ -34,6 +34,9 @@ static const char *helpers_leave(void)
 #include <sched.h>
 #include <signal.h>
 #include <time.h>
+#if defined(__linux__)
+#include <sys/prctl.h>
+#endif
 
 #define MOST_HELPERS 15
 #define LOOKING 100000    /* nanoseconds */
@@ -123,6 +126,9 @@ static void *help(void *number)
 {
     uint32_t turn = 0; /* what has gone by is no longer open */
     helping = (int)(intptr_t)number;
+#if defined(__linux__)
+    prctl(PR_SET_NAME, "hessarray");
+#endif
     for (;;) {
         turn = next_turn(turn);
         int32_t room = __atomic_load_n(&crew.room, __ATOMIC_ACQUIRE);

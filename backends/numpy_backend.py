@@ -33,8 +33,8 @@ _CACHE_BYTES = 1 << 19
 # Every chunk reads the constants: its arithmetic should take ten times as long as that.
 _FLOPS_PER_BYTE = 25
 _LEAST_CHUNK, _MOST_BYTES = 8, 24 << 20
-_WORTH_A_THREAD = 4_000_000  # flops, below which handing chunks to a thread costs more
-_WORTH_HELP = 400_000  # flops, below which nobody is asked to take parts of operations
+_WORTH_A_THREAD = 2_000_000  # flops of a thread's share: for less, handing it over costs more
+_WORTH_HELP = 200_000  # the same where helpers look for work (_helpers.h)
 _KEEP_BYTES = 64 << 20  # of a thread's work buffer, between calls
 _MOST_CHUNKS = 256  # of a thread, before Ctrl-C is heard
 _MOST_SEEN = 4096  # numbers of samples to remember
@@ -91,9 +91,8 @@ class NumpyBackend:
 
     def schedule(self, work: Work) -> tuple[int, int]:
         threads = work.threads or cores()
-        flops = work.n * work.flops_per_sample
-        if flops < (_WORTH_HELP if available() else _WORTH_A_THREAD):
-            threads = 1
+        each = _WORTH_HELP if available() else _WORTH_A_THREAD
+        threads = min(threads, max(work.n * work.flops_per_sample // each, 1))
         least = -(-_FLOPS_PER_BYTE * work.bytes_read // max(work.flops_per_sample, 1))
         least = min(least, _LEAST_CHUNK, work.fitting(_MOST_BYTES))
         chunk = max(work.fitting(_CACHE_BYTES), least)

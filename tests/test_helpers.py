@@ -37,7 +37,7 @@ def normal(*shape: int, dtype: str = "float64") -> np.ndarray:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is worth a helper, and every operation is cut that can be."""
-    monkeypatch.setattr(numpy_backend, "_WORTH_HELP", 0)
+    monkeypatch.setattr(numpy_backend, "_WORTH_HELP", 1)
     monkeypatch.setattr(numpy_backend, "cores", lambda: 3)
     monkeypatch.setattr(numpy_parts, "_LEAST", 1e-12)
 
@@ -145,13 +145,17 @@ def test_a_fork_has_helpers_of_its_own() -> None:
     code = """
     import os, numpy as np, hessarray as ha
     from hessarray.backends import numpy_backend
-    numpy_backend._WORTH_HELP = 0
+    numpy_backend._WORTH_HELP = 1
     net = ha.fully_connected([4, 24, 24, 1], act="tanh", seed=0)
     x = np.ones((9, 4))
     before = [net.hessian(x, threads=2) for _ in range(5)][-1]
     child = os.fork()
     for _ in range(50):
         assert np.array_equal(net.hessian(x, threads=2), before)
+    tasks = "/proc/self/task"
+    if os.path.isdir(tasks):
+        names = [open(f"{tasks}/{t}/comm").read().strip() for t in os.listdir(tasks)]
+        assert "hessarray" in names, names
     if child == 0:
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
