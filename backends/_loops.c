@@ -135,7 +135,7 @@ typedef struct {
 } Chunks;
 
 typedef struct {
-    Py_ssize_t count;
+    Py_ssize_t helpers, count, units; /* runs, and chunks of them */
     Chunks *runs;
     npy_intp room; /* bytes that each of the others' first bases, their work buffers, lie further on */
     char **space;  /* for each worker's bases */
@@ -183,21 +183,24 @@ static const char *perform_shared(const Chunks *run, Py_ssize_t helpers)
     return shared ? helpers_leave() : NULL;
 }
 
-/* Chunks in any order, by whoever has come. */
-static const char *perform_chunks(const Job *job, Py_ssize_t helpers)
+/* All chunks in any order, by whoever has come; what went wrong, or NULL. */
+static const char *perform_job(const Job *job)
 {
-    Py_ssize_t units = 0;
-    for (Py_ssize_t r = 0; r < job->count; r++) {
-        units += job->runs[r].times;
+    const char *trouble = NULL;
+    if (job->units == 1) {
+        trouble = perform_shared(job->runs, job->helpers);
     }
-    if (units > 1 && helpers_come(helpers, perform_chunk, job)) {
-        helpers_share(0, units);
-        return helpers_leave();
+    else if (helpers_come(job->helpers, perform_chunk, job)) {
+        helpers_share(0, job->units);
+        trouble = helpers_leave();
     }
-    for (Py_ssize_t unit = 0; unit < units; unit++) {
-        perform_chunk(job, unit, 0);
+    else {
+        for (Py_ssize_t unit = 0; unit < job->units; unit++) {
+            perform_chunk(job, unit, 0);
+        }
     }
-    return NULL;
+    feclearexcept(FE_ALL_EXCEPT); /* overflow on the way to a right result is no news */
+    return trouble;
 }
 
 /* The bases of a run: tuples of arrays, checked. Those of the chunks start at ``run->bases`` bytes,
@@ -282,7 +285,7 @@ static PyObject *program_run(Program *self, PyObject *const *args, Py_ssize_t co
         read_bases(&run, args + 1, count - 1, 0) == 0) {
         Py_BEGIN_ALLOW_THREADS
         trouble = perform_shared(&run, helpers);
-        feclearexcept(FE_ALL_EXCEPT); /* overflow on the way to a right result is no news */
+        feclearexcept(FE_ALL_EXCEPT);
         Py_END_ALLOW_THREADS
     }
     release(&run);
@@ -330,51 +333,67 @@ bad:
     return -1;
 }
 
+static void release_job(Job *job)
+{
+    for (Py_ssize_t r = 0; r < job->count; r++) {
+        release(job->runs + r);
+    }
+    PyMem_Free(job->runs);
+    PyMem_Free(job->space);
+}
+
+/* helpers, room and runs, as perform takes them, on these tuples of arrays. */
+static int read_job(Job *job, PyObject *const *args, PyObject *const *groups, Py_ssize_t count)
+{
+    Py_ssize_t helpers = PyLong_AsSsize_t(args[0]);
+    job->room = helpers < 0 ? -1 : PyLong_AsSsize_t(args[1]);
+    if (job->room < 0 || !PyTuple_Check(args[2])) {
+        goto bad;
+    }
+    job->helpers = helpers < MOST_HELPERS ? helpers : MOST_HELPERS;
+    job->runs = PyMem_Calloc(PyTuple_GET_SIZE(args[2]) + 1, sizeof *job->runs);
+    if (job->runs == NULL) {
+        goto no_memory;
+    }
+    while (job->count < PyTuple_GET_SIZE(args[2])) {
+        Chunks *run = job->runs + job->count++;
+        if (read_run(run, PyTuple_GET_ITEM(args[2], job->count - 1), groups, count,
+                     (double)job->helpers * (double)job->room) < 0) {
+            return -1;
+        }
+        job->most = run->program->bases > job->most ? run->program->bases : job->most;
+        job->units += run->times;
+        if (job->units > INT32_MAX) {
+            goto bad;
+        }
+    }
+    job->space = PyMem_Calloc((job->helpers + 1) * job->most + 1, sizeof *job->space);
+    if (job->space != NULL) {
+        return 0;
+    }
+no_memory:
+    PyErr_NoMemory();
+    return -1;
+bad:
+    if (!PyErr_Occurred()) {
+        PyErr_SetString(PyExc_ValueError, "how many may help, bytes, and runs are expected");
+    }
+    return -1;
+}
+
 static PyObject *perform_runs(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     Job job = {0};
     const char *trouble = NULL;
-    Py_ssize_t helpers = count < 3 ? -1 : PyLong_AsSsize_t(args[0]);
-    job.room = count < 3 ? -1 : PyLong_AsSsize_t(args[1]);
-    if (helpers < 0 || job.room < 0 || !PyTuple_Check(args[2])) {
-        if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_ValueError, "perform takes how many may help, bytes, and runs");
-        }
-        return NULL;
+    if (count < 3) {
+        PyErr_SetString(PyExc_TypeError, "perform takes how many may help, bytes, and runs");
     }
-    helpers = helpers < MOST_HELPERS ? helpers : MOST_HELPERS;
-    job.runs = PyMem_Calloc(PyTuple_GET_SIZE(args[2]) + 1, sizeof *job.runs);
-    if (job.runs == NULL) {
-        return PyErr_NoMemory();
+    else if (read_job(&job, args, args + 3, count - 3) == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        trouble = perform_job(&job);
+        Py_END_ALLOW_THREADS
     }
-    for (Py_ssize_t units = 0; job.count < PyTuple_GET_SIZE(args[2]);) {
-        Chunks *run = job.runs + job.count++;
-        if (read_run(run, PyTuple_GET_ITEM(args[2], job.count - 1), args + 3, count - 3,
-                     (double)helpers * (double)job.room) < 0) {
-            goto done;
-        }
-        job.most = run->program->bases > job.most ? run->program->bases : job.most;
-        units += run->times;
-        if (units > INT32_MAX) {
-            PyErr_SetString(PyExc_ValueError, "too many chunks");
-            goto done;
-        }
-    }
-    job.space = PyMem_Calloc((helpers + 1) * job.most + 1, sizeof *job.space);
-    if (job.space == NULL) {
-        PyErr_NoMemory();
-        goto done;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    trouble = perform_chunks(&job, helpers);
-    feclearexcept(FE_ALL_EXCEPT);
-    Py_END_ALLOW_THREADS
-done:
-    for (Py_ssize_t r = 0; r < job.count; r++) {
-        release(job.runs + r);
-    }
-    PyMem_Free(job.runs);
-    PyMem_Free(job.space);
+    release_job(&job);
     return finished(trouble);
 }
 
@@ -664,6 +683,165 @@ static PyType_Spec program_spec = {
 
 #include "_results.h"
 
+/* ---- an evaluation that was prepared ----------------------------------------------------------- */
+
+/* All that a call needs but its inputs: solvers call thousands of times with a sample each. */
+typedef struct {
+    PyObject_HEAD
+    Job job;
+    PyArray_Descr *dtype;
+    PyObject *shapes, *result_shapes; /* of inputs and results */
+    PyObject *names;                  /* of the results */
+    Py_ssize_t first_result;          /* among the bases */
+    PyObject *keep;                   /* programs, work buffer and constants */
+    int busy;                         /* the work buffer is in use */
+} Call;
+
+static void call_dealloc(Call *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    release_job(&self->job);
+    Py_XDECREF(self->dtype);
+    Py_XDECREF(self->shapes);
+    Py_XDECREF(self->result_shapes);
+    Py_XDECREF(self->names);
+    Py_XDECREF(self->keep);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* Whether these are arrays of such shapes and type, each in one piece. */
+static int fitting(PyObject *arrays, PyObject *shapes, const PyArray_Descr *dtype)
+{
+    Py_ssize_t count = PyTuple_GET_SIZE(shapes);
+    if (PyTuple_GET_SIZE(arrays) != count) {
+        return 0;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyArrayObject *a = (PyArrayObject *)PyTuple_GET_ITEM(arrays, i);
+        PyObject *shape = PyTuple_GET_ITEM(shapes, i);
+        if (!PyArray_CheckExact(a) || PyArray_DESCR(a) != dtype || !PyArray_ISCARRAY_RO(a) ||
+            PyArray_NDIM(a) != PyTuple_GET_SIZE(shape)) {
+            return 0;
+        }
+        for (int k = 0; k < PyArray_NDIM(a); k++) {
+            if (PyArray_DIM(a, k) != PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, k))) {
+                return 0;
+            }
+        }
+    }
+    return 1;
+}
+
+/* Call((helpers, room, runs), memory, inputs, constants, {name: result}): for arrays like these. */
+static PyObject *call_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *job, *results, *groups[4];
+    PyTypeObject *tuple = &PyTuple_Type;
+    if (!PyArg_ParseTuple(args, "O!O!O!O!O!", tuple, &job, tuple, &groups[0], tuple, &groups[1], tuple,
+                          &groups[2], &PyDict_Type, &results)) {
+        return NULL;
+    }
+    PyObject *values = PyDict_Values(results);
+    groups[3] = values == NULL ? NULL : PyList_AsTuple(values);
+    Py_XDECREF(values);
+    if (groups[3] == NULL) {
+        return NULL;
+    }
+    Call *self = NULL;
+    if (PyTuple_GET_SIZE(job) != 3 || PyTuple_GET_SIZE(groups[0]) != 1 ||
+        PyTuple_GET_SIZE(groups[3]) < 1 || !PyArray_Check(PyTuple_GET_ITEM(groups[3], 0))) {
+        PyErr_SetString(PyExc_ValueError, "a call takes (helpers, room, runs), and arrays");
+        goto failed;
+    }
+    self = (Call *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        goto failed;
+    }
+    self->dtype = PyArray_DESCR((PyArrayObject *)PyTuple_GET_ITEM(groups[3], 0));
+    Py_INCREF(self->dtype);
+    self->first_result = 1 + PyTuple_GET_SIZE(groups[1]) + PyTuple_GET_SIZE(groups[2]);
+    self->keep = PyTuple_Pack(3, PyTuple_GET_ITEM(job, 2), groups[0], groups[2]);
+    self->names = PySequence_Tuple(results);
+    self->shapes = shapes_of(groups[1]);
+    self->result_shapes = shapes_of(groups[3]);
+    if (self->keep == NULL || self->names == NULL || self->shapes == NULL ||
+        self->result_shapes == NULL ||
+        read_job(&self->job, &PyTuple_GET_ITEM(job, 0), groups, 4) < 0) {
+        goto failed;
+    }
+    if (!fitting(groups[1], self->shapes, self->dtype) ||
+        !fitting(groups[3], self->result_shapes, self->dtype)) {
+        PyErr_SetString(PyExc_ValueError, "inputs and results are contiguous arrays of one type");
+        goto failed;
+    }
+    Py_DECREF(groups[3]);
+    return (PyObject *)self;
+failed:
+    Py_DECREF(groups[3]);
+    Py_XDECREF(self);
+    return NULL;
+}
+
+static PyObject *named(PyObject *names, PyObject *values)
+{
+    PyObject *found = PyDict_New();
+    for (Py_ssize_t i = 0; found != NULL && i < PyTuple_GET_SIZE(names); i++) {
+        if (PyDict_SetItem(found, PyTuple_GET_ITEM(names, i), PyTuple_GET_ITEM(values, i)) < 0) {
+            Py_CLEAR(found);
+        }
+    }
+    return found;
+}
+
+/* The results for such inputs by name; None for others, and while another thread is here. */
+static PyObject *call_call(Call *self, PyObject *inputs, PyObject *kwargs)
+{
+    if (self->busy || kwargs != NULL || !fitting(inputs, self->shapes, self->dtype)) {
+        Py_RETURN_NONE;
+    }
+    PyObject *results = empty_of(self->result_shapes, self->dtype);
+    if (results == NULL) {
+        return NULL;
+    }
+    self->busy = 1;
+    for (Py_ssize_t r = 0; r < self->job.count; r++) {
+        const Chunks *run = self->job.runs + r;
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(inputs); i++) {
+            PyArrayObject *a = (PyArrayObject *)PyTuple_GET_ITEM(inputs, i);
+            run->bases[1 + i] = PyArray_BYTES(a) + run->starts[1 + i];
+        }
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(results); i++) {
+            PyArrayObject *a = (PyArrayObject *)PyTuple_GET_ITEM(results, i);
+            Py_ssize_t at = self->first_result + i;
+            run->bases[at] = PyArray_BYTES(a) + run->starts[at];
+        }
+    }
+    const char *trouble;
+    Py_BEGIN_ALLOW_THREADS
+    trouble = perform_job(&self->job);
+    Py_END_ALLOW_THREADS
+    self->busy = 0;
+    PyObject *done = finished(trouble), *found = done == NULL ? NULL : named(self->names, results);
+    Py_XDECREF(done);
+    Py_DECREF(results);
+    return found;
+}
+
+static PyType_Slot call_slots[] = {
+    {Py_tp_doc, "Call((helpers, room, runs), memory, inputs, constants, {name: result}): the function "
+                "that performs these runs on inputs of the same shapes and type. It returns new results "
+                "by name, or None where the inputs are others or another thread is inside."},
+    {Py_tp_new, call_new},
+    {Py_tp_dealloc, call_dealloc},
+    {Py_tp_call, call_call},
+    {0, NULL},
+};
+
+static PyType_Spec call_spec = {
+    "hessarray.backends._loops.Call", sizeof(Call), 0, Py_TPFLAGS_DEFAULT, call_slots,
+};
+
 static PyMethodDef module_methods[] = {
     {"empty", (PyCFunction)(void (*)(void))empty_results, METH_FASTCALL,
      "empty(shapes, dtype): a tuple of arrays; large ones take the memory of earlier ones."},
@@ -932,6 +1110,12 @@ PyMODINIT_FUNC PyInit__loops(void)
     PyObject *type = PyType_FromSpec(&program_spec);
     program_type = (PyTypeObject *)type; /* the module keeps it */
     if (type == NULL || PyModule_AddObject(m, "Program", type) < 0) {
+        Py_XDECREF(type);
+        Py_DECREF(m);
+        return NULL;
+    }
+    type = PyType_FromSpec(&call_spec);
+    if (type == NULL || PyModule_AddObject(m, "Call", type) < 0) {
         Py_XDECREF(type);
         Py_DECREF(m);
         return NULL;

@@ -29,6 +29,18 @@ class Program:
 
 Run: TypeAlias = tuple[Program, int, tuple[int, ...], tuple[int, ...], tuple[Any, ...]]
 
+class Call:
+    def __init__(
+        self,
+        job: tuple[int, int, tuple[Run, ...]],
+        memory: tuple[Any],
+        inputs: tuple[Any, ...],
+        constants: tuple[Any, ...],
+        results: dict[str, Any],
+        /,
+    ) -> None: ...
+    def __call__(self, *inputs: Any) -> dict[str, Any] | None: ...
+
 def empty(shapes: tuple[tuple[int, ...], ...], dtype: Any, /) -> tuple[Any, ...]: ...
 def perform(
     helpers: int, room: int, runs: tuple[Run, ...], /, *arrays: tuple[Any, ...]

@@ -154,21 +154,46 @@ static PyArrayObject *empty_result(PyObject *lengths, PyArray_Descr *dtype)
     return (PyArrayObject *)array;
 }
 
+/* New arrays of these shapes. */
+static PyObject *empty_of(PyObject *shapes, PyArray_Descr *dtype)
+{
+    Py_ssize_t arrays = PyTuple_GET_SIZE(shapes);
+    PyObject *found = PyTuple_New(arrays);
+    for (Py_ssize_t i = 0; found != NULL && i < arrays; i++) {
+        PyArrayObject *one = empty_result(PyTuple_GET_ITEM(shapes, i), dtype);
+        if (one == NULL) {
+            Py_CLEAR(found);
+            break;
+        }
+        PyTuple_SET_ITEM(found, i, (PyObject *)one);
+    }
+    return found;
+}
+
 static PyObject *empty_results(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     if (count != 2 || !PyTuple_Check(args[0]) || !PyArray_DescrCheck(args[1])) {
         PyErr_SetString(PyExc_TypeError, "empty takes a tuple of shapes, and a dtype");
         return NULL;
     }
-    Py_ssize_t arrays = PyTuple_GET_SIZE(args[0]);
-    PyObject *found = PyTuple_New(arrays);
-    for (Py_ssize_t i = 0; found != NULL && i < arrays; i++) {
-        PyArrayObject *one = empty_result(PyTuple_GET_ITEM(args[0], i), (PyArray_Descr *)args[1]);
-        if (one == NULL) {
+    return empty_of(args[0], (PyArray_Descr *)args[1]);
+}
+
+/* The shapes of arrays, or NULL where they are none. */
+static PyObject *shapes_of(PyObject *arrays)
+{
+    PyObject *found = PyTuple_New(PyTuple_GET_SIZE(arrays));
+    for (Py_ssize_t i = 0; found != NULL && i < PyTuple_GET_SIZE(arrays); i++) {
+        PyObject *shape = PyObject_GetAttrString(PyTuple_GET_ITEM(arrays, i), "shape");
+        if (shape == NULL || !PyTuple_Check(shape)) {
+            Py_XDECREF(shape);
             Py_CLEAR(found);
             break;
         }
-        PyTuple_SET_ITEM(found, i, (PyObject *)one);
+        PyTuple_SET_ITEM(found, i, shape);
+    }
+    if (found == NULL && !PyErr_Occurred()) {
+        PyErr_SetString(PyExc_TypeError, "arrays are expected");
     }
     return found;
 }

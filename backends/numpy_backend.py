@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -39,6 +40,7 @@ _KEEP_BYTES = 64 << 20  # of a thread's work buffer, between calls
 _MOST_CHUNKS = 256  # of a thread, before Ctrl-C is heard
 _MOST_SEEN = 4096  # numbers of samples to remember
 _KEEP_VIEWS = 64  # of programs and chunk sizes
+_OWN_BYTES = 1 << 18  # of a work buffer that one prepared evaluation may keep for itself
 
 
 class NumpyBackend:
@@ -112,6 +114,41 @@ class NumpyBackend:
         return None
 
 
+@dataclass(frozen=True)
+class _Job:
+    """An evaluation as ``_loops`` performs it."""
+
+    helpers: int
+    room: int  # bytes of work buffer for each thread
+    turns: list[Any]  # of runs: programs on chunks
+    blas: bool  # whether products in it must be kept from taking threads of their own
+
+    def call(self, bound: Any, inputs: Any, arrays: Any, results: Any) -> Any:
+        """A function of arrays like these, with a work buffer of its own; None if it is large."""
+        size = self.room * (self.helpers + 1)
+        alike = all(a.size == b.size for a, b in zip(arrays, inputs.values(), strict=True))
+        if self.blas or size > _OWN_BYTES or len(self.turns) > 1 or not alike:
+            return None
+        memory = aligned((size,), np.dtype(np.uint8))
+        given = tuple(np.empty(a.shape, a.dtype) for a in arrays)
+        job = (self.helpers, self.room, self.turns[0])
+        return _loops.Call(job, (memory,), given, bound, dict(results))
+
+
+def _performing(job: _Job, b: Any) -> Callable[[tuple[Any, ...], tuple[Any, ...]], None]:
+    """The job with these constants as a function of inputs and results, without a look at them."""
+    guard = _one_blas_thread if job.blas else nullcontext()
+
+    def perform(x: tuple[Any, ...], out: tuple[Any, ...]) -> None:
+        memory = (_scratch.room(job.room * (job.helpers + 1)),)
+        with guard:
+            for runs in job.turns:
+                _loops.perform(job.helpers, job.room, runs, memory, x, b, out)
+        _scratch.release()
+
+    return perform
+
+
 class _NumpyExecutable:
     """A program on NumPy. Work buffers belong to a thread; everything else is shared."""
 
@@ -156,9 +193,9 @@ class _NumpyExecutable:
             # An input that is overwritten while samples are still to come would spoil them.
             x = {k: _apart(a, results.values()) for k, a in x.items()}
         out = dict(results) if results is not None else self._empty(n, dtype)
-        perform = self._repeat(run, b, x)
-        if perform is not None:
-            perform(tuple(x.values()), tuple(out.values()))
+        job = self._job(run, b, x)
+        if job is not None:
+            _performing(job, b)(tuple(x.values()), tuple(out.values()))
         elif run.chunk >= n:
             self._piece(b, n, x, out, dtype, run.threads > 1)
             if run.progress is not None:
@@ -205,74 +242,61 @@ class _NumpyExecutable:
         self._each(work, run, [*range(run.span, run.n, run.span), run.n])
 
     def prepared(
-        self, bound: Any, inputs: Mapping[str, Any], run: Run, shapes: Sequence[Any]
+        self,
+        bound: Any,
+        inputs: Mapping[str, Any],
+        run: Run,
+        arrays: Sequence[Any],
+        results: Mapping[str, Any],
     ) -> Any:
-        """A call from flat inputs like these to results of these shapes; None if there is none."""
-        perform = None if self._seeded else self._repeat(run, bound, inputs)
-        if perform is None:
+        """A call from flat inputs like these to results like these, and one from arrays like these.
+
+        None until all of the run was recorded; the second may be None.
+        """
+        job = None if self._seeded else self._job(run, bound, inputs)
+        if job is None:
             return None
-        dtype, empty = next(iter(inputs.values())).dtype, _loops.empty
-        shapes = tuple(shapes)
+        perform, dtype = _performing(job, bound), next(iter(inputs.values())).dtype
+        shapes = tuple(a.shape for a in results.values())
 
         def call(inputs: Sequence[Any]) -> tuple[Any, ...]:
-            for a in inputs:
-                if not a.flags.carray:
-                    inputs = [_plain(b) for b in inputs]
-                    break
-            out = empty(shapes, dtype)
-            perform(tuple(inputs), out)
+            out: tuple[Any, ...] = _loops.empty(shapes, dtype)
+            perform(tuple(_plain(a) for a in inputs), out)
             return out
 
-        return call
+        return call, job.call(bound, inputs, arrays, results)
 
-    def _repeat(self, run: Run, b: Any, like: Mapping[str, Any]) -> Any:
-        """The arithmetic of such a run as a function of inputs and results, without a look at them.
-
-        ``like``: inputs of the shapes and type. None until all of it was recorded.
-        """
+    def _job(self, run: Run, b: Any, like: Mapping[str, Any]) -> _Job | None:
+        """Such a run on inputs of these shapes and type; None until all of it was recorded."""
         if run.progress is not None:
             return None
-        dtype = next(iter(like.values())).dtype
-        helpers, room = run.threads - 1, self._room(min(run.chunk, run.n), dtype)
-        if run.chunk >= run.n:
-            recorded = self._recorded.get((run.n, dtype.char, helpers > 0))
-            if recorded is None:
-                return None
-            program, literals, _ = recorded
-
-            def whole(x: tuple[Any, ...], out: tuple[Any, ...]) -> None:
-                program.run(helpers, (_scratch.room(room),), x, b, out, literals)
-                if room > _KEEP_BYTES:
-                    _scratch.release()
-
-            return whole
-
-        recorded = self._recorded.get((run.chunk, dtype.char, False))
-        if recorded is None:
+        dtype, whole = next(iter(like.values())).dtype, run.chunk >= run.n
+        shared = whole and run.threads > 1
+        first = self._recorded.get((min(run.chunk, run.n), dtype.char, shared))
+        if first is None:
             return None
-        step = run.chunk * run.threads * _MOST_CHUNKS  # Ctrl-C is heard in between
         sizes = [math.prod(a.shape[1:]) for a in like.values()]
         results = [math.prod(s) for s in self.shapes.values()]
         bytes_of = [k * dtype.itemsize for k in (0, *sizes, *(0 for _ in b), *results, 0)]
+        turn = run.chunk * run.threads * _MOST_CHUNKS  # Ctrl-C is heard in between
         turns = [
-            self._runs(first, min(first + step, run.n), run.chunk, bytes_of, dtype)
-            for first in range(0, run.n, step)
+            self._runs(k, min(k + turn, run.n), run.chunk, bytes_of, dtype, shared)
+            for k in range(0, run.n, turn)
         ]
         if None in turns:
             return None
+        room = self._room(min(run.chunk, run.n), dtype)
+        return _Job(run.threads - 1, room, turns, first.blas and not whole)
 
-        guard = _one_blas_thread if recorded.blas else nullcontext()
-
-        def divided(x: tuple[Any, ...], out: tuple[Any, ...]) -> None:
-            memory = (_scratch.room(room * run.threads),)
-            with guard:
-                for runs in turns:
-                    _loops.perform(helpers, room, runs, memory, x, b, out)
-            _scratch.release()
-
-        return divided
-
-    def _runs(self, first: int, stop: int, chunk: int, bytes_of: Sequence[int], dtype: Any) -> Any:
+    def _runs(
+        self,
+        first: int,
+        stop: int,
+        chunk: int,
+        bytes_of: Sequence[int],
+        dtype: Any,
+        shared: bool,
+    ) -> Any:
         """Samples in chunks, as ``_loops.perform`` takes them; None until they were recorded.
 
         ``bytes_of``: a sample in each array of the program.
@@ -280,7 +304,7 @@ class _NumpyExecutable:
         runs = []
         for size, times in ((chunk, (stop - first) // chunk), ((stop - first) % chunk, 1)):
             if size * times > 0:
-                recorded = self._recorded.get((size, dtype.char, False))
+                recorded = self._recorded.get((size, dtype.char, shared))
                 if recorded is None:
                     return None
                 program, literals, _ = recorded
@@ -300,9 +324,9 @@ class _NumpyExecutable:
     def _chunks(self, b: Any, chunk: int, x: Any, out: Any, dtype: Any) -> None:
         """Samples in chunks, in this thread."""
         n = len(next(iter(x.values())))
-        perform = self._repeat(Run(n, chunk, 1, None), b, x)
-        if perform is not None:
-            perform(tuple(x.values()), tuple(out.values()))
+        job = self._job(Run(n, chunk, 1, None), b, x)
+        if job is not None:
+            _performing(job, b)(tuple(x.values()), tuple(out.values()))
             return
         for start in range(0, n, chunk):
             i = slice(start, min(start + chunk, n))

@@ -66,9 +66,18 @@ class Executable(Protocol):
         """
 
     def prepared(
-        self, bound: Any, inputs: Mapping[str, Any], run: Run, shapes: Sequence[Any]
+        self,
+        bound: Any,
+        inputs: Mapping[str, Any],
+        run: Run,
+        arrays: Sequence[Any],
+        results: Mapping[str, Any],
     ) -> Any:
-        """After such a run: a shorter way from inputs like these to the results, or None."""
+        """After such a run, two shorter ways to results like these, or None.
+
+        From a sequence of flat inputs like these to a sequence; and from the caller's arrays to a
+        mapping, or to None where they are not like these (or None instead of this way).
+        """
 
 
 class Backend(Protocol):
@@ -139,7 +148,12 @@ class FunctionalExecutable:
         return self._bind(self.xp, parameters, constants)
 
     def prepared(
-        self, bound: Any, inputs: Mapping[str, Any], run: Run, shapes: Sequence[Any]
+        self,
+        bound: Any,
+        inputs: Mapping[str, Any],
+        run: Run,
+        arrays: Sequence[Any],
+        results: Mapping[str, Any],
     ) -> Any:
         return None
 

@@ -42,6 +42,9 @@ _SECOND = {
 }
 
 
+_ALL = wanted(gradient=True, second="hessian", forward=None)
+
+
 class Derivatives(NamedTuple):
     """Value, gradient and Hessian (or Laplacian); None where not asked for."""
 
@@ -189,7 +192,9 @@ class Function(Evaluation):
         self, *x: Any, forward_mode: bool | None = None, **options: Any
     ) -> Derivatives:
         """Value, gradient and Hessian from one pass."""
-        want = wanted(gradient=True, second="hessian", forward=forward_mode)
+        want = _ALL
+        if forward_mode is not None:
+            want = wanted(gradient=True, second="hessian", forward=forward_mode)
         found = self._evaluate(x, want, options)
         return Derivatives(found["value"], found["gradient"], found["hessian"])
 
@@ -385,7 +390,7 @@ class Function(Evaluation):
                 arrays[k] = target.parameter(same_library(a, target), kind, device)
         self._replace(arrays)
         self._pinned = None if backend is None else (target.name, device)
-        self._ready.clear()  # arrays of other libraries are refused from now on
+        self._forget_ready()  # arrays of other libraries are refused from now on
         self._bound = {}
         return self
 
