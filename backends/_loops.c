@@ -59,18 +59,35 @@ typedef struct {
 
 /* ---- running ------------------------------------------------------------------------------- */
 
-static void masked_copy(char **p, npy_intp n, const npy_intp *step, int itemsize)
-{
-    char *mask = p[0], *from = p[1], *to = p[2];
-    for (npy_intp i = 0; i < n; i++) {
-        if (*mask) {
-            memcpy(to, from, itemsize);
-        }
-        mask += step[0];
-        from += step[1];
-        to += step[2];
+#if defined(__GNUC__)
+#define MAY_ALIAS __attribute__((may_alias))
+#else
+#define MAY_ALIAS
+#endif
+
+/* Without a branch: whether to copy is hard to guess. */
+#define MASKED_COPY_LOOP(name, type)                                                              \
+    typedef type name##_bits MAY_ALIAS;                                                           \
+    static void name(char **p, npy_intp n, const npy_intp *step)                                  \
+    {                                                                                             \
+        const char *mask = p[0], *from = p[1];                                                    \
+        char *to = p[2];                                                                          \
+        if (step[0] == 1 && step[1] == sizeof(type) && step[2] == sizeof(type)) {                 \
+            for (npy_intp i = 0; i < n; i++) {                                                    \
+                name##_bits keep = (name##_bits)(mask[i] != 0) - 1;                               \
+                name##_bits *at = (name##_bits *)to + i;                                          \
+                *at = (*at & keep) | (((const name##_bits *)from)[i] & ~keep);                    \
+            }                                                                                     \
+            return;                                                                               \
+        }                                                                                         \
+        for (npy_intp i = 0; i < n; i++, mask += step[0], from += step[1], to += step[2]) {       \
+            name##_bits keep = (name##_bits)(*mask != 0) - 1;                                     \
+            *(name##_bits *)to = (*(name##_bits *)to & keep) | (*(const name##_bits *)from & ~keep); \
+        }                                                                                         \
     }
-}
+
+MASKED_COPY_LOOP(masked_copy_4, uint32_t)
+MASKED_COPY_LOOP(masked_copy_8, uint64_t)
 
 /* One pass over the innermost looped axis. */
 static void inner(const Op *op, char **p, npy_intp n, const npy_intp *step)
@@ -86,7 +103,7 @@ static void inner(const Op *op, char **p, npy_intp n, const npy_intp *step)
         op->loop(p, size, steps, op->data);
     }
     else {
-        masked_copy(p, n, step, op->itemsize);
+        (op->itemsize == 4 ? masked_copy_4 : masked_copy_8)(p, n, step);
     }
 }
 

@@ -123,11 +123,6 @@ TARGET static void BLOCK(npy_intp rows, npy_intp k, npy_intp columns, REAL *cons
         pace = j + COLUMNS < columns ? pace : 0;
         for (npy_intp i = 0; i < rows;) {
             if (!apart) {
-                for (npy_intp r = i + TALL; r < i + 2 * TALL && r < rows; r++) {
-                    UNROLL for (int v = 0; v < 3; v++) {
-                        __builtin_prefetch(c[r] + (j + v * LANES) * sizeof(REAL), 1, 3);
-                    }
-                }
                 i += TILE_ROWS(rows - i, vectors, k, a + i, panel, t == NULL ? NULL : t + i, c + i,
                                j * sizeof(REAL), ahead + i / TALL * k * pace, pace);
                 continue;

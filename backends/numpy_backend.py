@@ -36,6 +36,7 @@ _FLOPS_PER_BYTE = 25
 _LEAST_CHUNK, _MOST_BYTES = 8, 24 << 20
 _WORTH_A_THREAD = 2_000_000  # flops of a thread's share: for less, handing it over costs more
 _WORTH_HELP = 200_000  # the same where helpers look for work (_helpers.h)
+_WORTH_PARTS = 5_000_000  # the same of one sample: who takes parts of operations has to wait often
 _KEEP_BYTES = 64 << 20  # of a thread's work buffer, between calls
 _MOST_CHUNKS = 256  # of a thread, before Ctrl-C is heard
 _MOST_SEEN = 4096  # numbers of samples to remember
@@ -93,7 +94,9 @@ class NumpyBackend:
 
     def schedule(self, work: Work) -> tuple[int, int]:
         threads = work.threads or cores()
-        each = _WORTH_HELP if available() else _WORTH_A_THREAD
+        each = _WORTH_A_THREAD
+        if available():
+            each = _WORTH_HELP if work.n > 1 else _WORTH_PARTS
         threads = min(threads, max(work.n * work.flops_per_sample // each, 1))
         least = -(-_FLOPS_PER_BYTE * work.bytes_read // max(work.flops_per_sample, 1))
         least = min(least, _LEAST_CHUNK, work.fitting(_MOST_BYTES))
@@ -315,7 +318,8 @@ class _NumpyExecutable:
 
     def _room(self, n: int, dtype: Any) -> int:
         """Bytes of a work buffer for n samples, in whole cache lines."""
-        return -(-n * self.layout.entries * dtype.itemsize // LINE) * LINE
+        size: int = n * self.layout.entries * dtype.itemsize
+        return -(-size // LINE) * LINE
 
     def _empty(self, n: int, dtype: Any) -> dict[str, Any]:
         shapes = tuple((n, *shape) for shape in self.shapes.values())

@@ -38,6 +38,7 @@ def normal(*shape: int, dtype: str = "float64") -> np.ndarray:
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is worth a helper, and every operation is cut that can be."""
     monkeypatch.setattr(numpy_backend, "_WORTH_HELP", 1)
+    monkeypatch.setattr(numpy_backend, "_WORTH_PARTS", 1)
     monkeypatch.setattr(numpy_backend, "cores", lambda: 3)
     monkeypatch.setattr(numpy_parts, "_LEAST", 1e-12)
 
