@@ -817,11 +817,12 @@ static PyObject *call_call(Call *self, PyObject *inputs, PyObject *kwargs)
     if (self->busy || kwargs != NULL || !fitting(inputs, self->shapes, self->dtype)) {
         Py_RETURN_NONE;
     }
+    self->busy = 1; /* before anything that may let another thread run */
     PyObject *results = empty_of(self->result_shapes, self->dtype);
     if (results == NULL) {
+        self->busy = 0;
         return NULL;
     }
-    self->busy = 1;
     for (Py_ssize_t r = 0; r < self->job.count; r++) {
         const Chunks *run = self->job.runs + r;
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(inputs); i++) {

@@ -184,16 +184,19 @@ static PyObject *shapes_of(PyObject *arrays)
 {
     PyObject *found = PyTuple_New(PyTuple_GET_SIZE(arrays));
     for (Py_ssize_t i = 0; found != NULL && i < PyTuple_GET_SIZE(arrays); i++) {
-        PyObject *shape = PyObject_GetAttrString(PyTuple_GET_ITEM(arrays, i), "shape");
-        if (shape == NULL || !PyTuple_Check(shape)) {
-            Py_XDECREF(shape);
+        PyObject *array = PyTuple_GET_ITEM(arrays, i), *shape = NULL;
+        if (PyArray_Check(array)) {
+            shape = PyArray_IntTupleFromIntp(PyArray_NDIM((PyArrayObject *)array),
+                                             PyArray_DIMS((PyArrayObject *)array));
+        }
+        else {
+            PyErr_SetString(PyExc_TypeError, "arrays are expected");
+        }
+        if (shape == NULL) {
             Py_CLEAR(found);
             break;
         }
         PyTuple_SET_ITEM(found, i, shape);
-    }
-    if (found == NULL && !PyErr_Occurred()) {
-        PyErr_SetString(PyExc_TypeError, "arrays are expected");
     }
     return found;
 }

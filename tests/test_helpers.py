@@ -342,3 +342,137 @@ def test_a_result_keeps_its_numbers_while_others_are_made() -> None:
     again = [net.hessian(x) for x in xs for _ in range(3)][::3]
     for a, b in zip(kept, again, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+# ---- prepared evaluations ------------------------------------------------------------------------
+
+
+def prepared(**changes: Any) -> Any:
+    """A call that adds a constant of ones to its input, twice by way of the work buffer."""
+    program = loops.Program([add((1, 2, 0)), add((0, 2, 3))], 5)
+    run = (program, 1, (0,) * 5, (0,) * 5, (np.zeros(1),))
+    given = {
+        "job": (0, 0, (run,)), "memory": (np.zeros(32, np.uint8),), "inputs": (np.zeros((2, 2)),),
+        "constants": (np.ones(4),), "results": {"sum": np.zeros((4, 1))},
+    }  # fmt: skip
+    return loops.Call(*(given | changes).values())
+
+
+def test_a_prepared_call() -> None:
+    call, x = prepared(), np.arange(4.0).reshape(2, 2)
+    first, second = call(x), call(x + 1.0)
+    assert list(first) == ["sum"]
+    np.testing.assert_array_equal(first["sum"], [[2.0], [3.0], [4.0], [5.0]])
+    np.testing.assert_array_equal(second["sum"], first["sum"] + 1.0)
+    assert sys.getrefcount(second["sum"]) == 2
+    before = sys.getrefcount(x), sys.getrefcount(None)
+    for _ in range(1000):
+        call(x)
+        call(x.T)
+    assert sys.getrefcount(x) == before[0]
+    assert abs(sys.getrefcount(None) - before[1]) < 100
+
+
+class Subclass(np.ndarray):
+    pass
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        (),
+        (np.zeros((2, 2)), np.zeros((2, 2))),
+        (None,),
+        ([[0.0, 0.0], [0.0, 0.0]],),
+        (np.zeros(4),),
+        (np.zeros((2, 3)),),
+        (np.zeros((1, 2, 2)),),
+        (np.zeros((2, 2), np.float32),),
+        (np.zeros((2, 2), ">f8"),),
+        (np.zeros((2, 2)).T.copy("F"),),
+        (np.zeros((4, 2))[::2],),
+        (np.zeros((2, 2)).view(Subclass),),
+        (np.ma.zeros((2, 2)),),
+    ],
+)
+def test_a_prepared_call_is_for_arrays_like_its_own(arrays: tuple[Any, ...]) -> None:
+    assert prepared()(*arrays) is None
+
+
+def test_a_prepared_call_takes_no_options() -> None:
+    assert prepared()(np.zeros((2, 2)), out=None) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"job": (0, 0)},
+        {"job": (-1, 0, ())},
+        {"job": (0, -1, ())},
+        {"job": (0, 0, (None,))},
+        {"memory": ()},
+        {"memory": (np.zeros(31, np.uint8),)},
+        {"memory": (None,)},
+        {"inputs": ()},
+        {"inputs": (None,)},
+        {"inputs": (np.zeros(3),)},
+        {"inputs": (np.zeros((2, 2), np.float32),)},
+        {"inputs": (np.zeros((2, 4))[:, ::2],)},
+        {"constants": (np.ones(3),)},
+        {"constants": None},
+        {"results": {}},
+        {"results": (np.zeros(4),)},
+        {"results": {"sum": None}},
+        {"results": {"sum": np.zeros(3)}},
+        {"results": {"sum": np.zeros(8)[::2]}},
+    ],
+)
+def test_prepared_calls_that_do_not_fit_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        prepared(**changes)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("n", [1, 6])
+def test_prepared_evaluations_see_what_changes(n: int) -> None:
+    """Other shapes, dtypes, layouts, parameters and wants in turn, on the way of repeated calls."""
+    net = ha.fully_connected([3, 8, 2], act="silu", seed=0)
+    x, p = normal(n, 3), normal(n, 3) + 1.0
+    for k in range(4):
+        for y in (x, x + k, x[:1], x[0], x.astype("float32"), np.asfortranarray(x), x[::-1]):
+            close = {"rtol": 1e-4, "atol": 1e-5} if y.dtype == np.float32 else {"rtol": 1e-12}
+            for want in ("value", "gradient", "hessian", "laplacian"):
+                found, expected = getattr(net, want)(y), getattr(net, want)(y, threads=1)
+                assert found.shape == expected.shape
+                assert found.dtype == y.dtype
+                np.testing.assert_allclose(found, expected, **{"atol": 1e-13} | close)
+        for direction in (p, p[0]):
+            found, expected = net.hvp(x, direction), net.hvp(x, direction, threads=1)
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+        before = net.value(x)
+        if k == 1:
+            net.load_parameters({name: a * 1.5 for name, a in net.parameters().items()})
+            assert not np.allclose(net.value(x), before)
+            assert np.array_equal(net.value(x), net.value(x, threads=1))
+    assert net._last
+
+
+def test_prepared_evaluations_in_threads() -> None:
+    """Only one thread at a time has the work buffer of a prepared call."""
+    net = ha.fully_connected([4, 16, 16, 1], act="tanh", seed=0)
+    xs = normal(4, 1, 4)
+    expected = [net.hessian(x) for x in xs for _ in range(3)][::3]
+    wrong, start = [], threading.Barrier(4)
+
+    def work(k: int) -> None:
+        start.wait()
+        for _ in range(3000):
+            if not np.array_equal(net.hessian(xs[k]), expected[k]):
+                wrong.append(k)
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    assert not wrong
