@@ -144,11 +144,19 @@ static PyArrayObject *empty_result(PyObject *lengths, PyArray_Descr *dtype)
     Py_INCREF(dtype);
     PyObject *array = PyArray_Empty(axes, shape, dtype, 0);
     if (before != NULL) {
+        PyObject *type, *value, *trace; /* there may be no memory */
+        PyErr_Fetch(&type, &value, &trace);
         PyObject *ours = PyDataMem_SetHandler(before);
-        Py_XDECREF(ours);
         Py_DECREF(before);
-        if (ours == NULL) {
+        if (ours != NULL) {
+            PyErr_Restore(type, value, trace);
+            Py_DECREF(ours);
+        }
+        else {
             Py_CLEAR(array);
+            Py_XDECREF(type);
+            Py_XDECREF(value);
+            Py_XDECREF(trace);
         }
     }
     return (PyArrayObject *)array;

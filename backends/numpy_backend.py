@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -326,11 +326,11 @@ class _NumpyExecutable:
         return dict(zip(self.shapes, _empty_arrays(shapes, dtype), strict=True))
 
     def _chunks(self, b: Any, chunk: int, x: Any, out: Any, dtype: Any) -> None:
-        """Samples in chunks, in this thread."""
+        """Samples in chunks, in this thread; whoever calls has seen to the BLAS library's."""
         n = len(next(iter(x.values())))
         job = self._job(Run(n, chunk, 1, None), b, x)
         if job is not None:
-            _performing(job, b)(tuple(x.values()), tuple(out.values()))
+            _performing(replace(job, blas=False), b)(tuple(x.values()), tuple(out.values()))
             return
         for start in range(0, n, chunk):
             i = slice(start, min(start + chunk, n))
