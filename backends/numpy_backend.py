@@ -367,7 +367,8 @@ class _NumpyExecutable:
             if len(self._seen) >= _MOST_SEEN:
                 self._seen.clear()
             self._seen.add(key)
-            recorded = None if first else self._record(key, b, n, x, out, dtype)
+            skip = first or not available()
+            recorded = None if skip else self._record(key, b, n, x, out, dtype)
         else:
             recorded = self._recorded[key]
         if recorded is not None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import subprocess
+import sys
+import textwrap
 import threading
 from types import SimpleNamespace
 
@@ -280,6 +283,31 @@ def test_the_identity_gives_a_copy():
     x = samples(1, 3, "float64")
     for _ in range(3):
         assert not np.shares_memory(f.value(x), x)
+
+
+def test_without_the_compiled_part_programs_run_call_by_call():
+    code = """
+    import sys
+    sys.modules["hessarray.backends._loops"] = None  # as where no C compiler was at hand
+    import numpy as np, hessarray as ha
+    from hessarray.backends import numpy_loops
+    assert not numpy_loops.available()
+    def network(act):
+        return ha.fully_connected([4, 16, 2], act=act, seed=0)
+    for act in ("tanh", "gelu", "silu"):
+        for n in (1, 300):
+            x = np.random.default_rng(0).normal(size=(n, 4))
+            for want in ("value", "gradient", "hessian", "laplacian"):
+                net = network(act)
+                first = getattr(net, want)(x)
+                for _ in range(3):
+                    assert np.array_equal(getattr(net, want)(x), first)
+                assert np.array_equal(getattr(net, want)(x, threads=1), first) or n > 1
+    step = 1e-4 * np.eye(4)
+    numeric = (net.gradient(x[:1] + step) - net.gradient(x[:1] - step)) / 2e-4
+    assert np.allclose(numeric, network(act).hessian(x[:1])[0], atol=1e-7)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
 
 
 # ---- threads -----------------------------------------------------------------------------------
