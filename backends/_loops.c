@@ -220,8 +220,8 @@ static const char *perform_job(const Job *job)
     return trouble;
 }
 
-/* The bases of a run: tuples of arrays, checked. Those of the chunks start at ``run->bases`` bytes,
- * and the first reaches ``more`` bytes further. */
+/* The bases of a run: tuples of arrays, checked. The first chunk lies ``run->starts``
+ * bytes further on, and the first array reaches ``more`` bytes further. */
 static int read_bases(Chunks *run, PyObject *const *groups, Py_ssize_t count, double more)
 {
     const Program *self = run->program;

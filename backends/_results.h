@@ -21,7 +21,7 @@
 
 typedef struct { /* before the data */
     size_t bytes; /* of the block, with this */
-    char fill[56];
+    char fill[64 - sizeof(size_t)];
 } Header;
 
 static Header *kept[MOST_BLOCKS];

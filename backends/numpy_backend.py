@@ -17,14 +17,9 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from hessarray.backends._special import Extended
-from hessarray.backends.numpy_kernels import LINE, aligned, has_gram, has_products, pack
+from hessarray.backends.numpy_kernels import LINE, _loops, aligned, has_gram, has_products, pack
 from hessarray.backends.numpy_loops import Recorder, available, record, specials
 from hessarray.backends.protocol import Costs, Executable, Run, Work, load_source
-
-try:
-    from hessarray.backends import _loops
-except ImportError:  # built without a C compiler
-    _loops = None  # type: ignore[assignment]
 
 __all__ = ["NumpyBackend", "cores", "in_threads"]
 

@@ -18,10 +18,10 @@ import numpy as np
 
 try:
     from hessarray.backends import _loops
-except ImportError:  # built without a C compiler
+except ImportError:  # built without a C compiler: programs run call by call
     _loops = None  # type: ignore[assignment]
 
-__all__ = ["KERNELS", "LINE", "aligned", "called", "has_gram", "has_products", "pack"]
+__all__ = ["KERNELS", "LINE", "_loops", "aligned", "called", "has_gram", "has_products", "pack"]
 
 LINE = 64  # bytes of a cache line
 

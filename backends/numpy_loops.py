@@ -15,13 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hessarray.backends import _special
-from hessarray.backends.numpy_kernels import KERNELS, called
+from hessarray.backends.numpy_kernels import KERNELS, _loops, called
 from hessarray.backends.numpy_parts import Operation, core_axes, cut
-
-try:
-    from hessarray.backends import _loops
-except ImportError:  # built without a C compiler: programs run call by call
-    _loops = None  # type: ignore[assignment]
 
 __all__ = ["Recorded", "Recorder", "Unsupported", "available", "record", "specials"]
 

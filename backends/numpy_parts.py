@@ -15,10 +15,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-try:
-    from hessarray.backends import _loops
-except ImportError:  # built without a C compiler
-    _loops = None  # type: ignore[assignment]
+from hessarray.backends.numpy_kernels import _loops
 
 __all__ = ["Operation", "core_axes", "cut"]
 
@@ -86,10 +83,6 @@ def cut(operations: Sequence[Operation], parts: int) -> tuple[list[Operation], A
     return found, tuple(groups)
 
 
-def _packed(op: Operation) -> bool:
-    return op.kind == _loops.GENERALISED and "q" in op.lengths
-
-
 def _seconds(op: Operation) -> float:
     often, at = math.prod(op.shape), op.lengths
     if "q" in at:
@@ -102,7 +95,7 @@ def _seconds(op: Operation) -> float:
 
 
 def _parts(op: Operation, wanted: int) -> list[Operation]:
-    if _packed(op) and math.prod(op.shape) == 1:
+    if "q" in op.lengths and math.prod(op.shape) == 1:  # a packed product
         rows, _, packed, _ = op.core
         by_rows = rows >= 4 * wanted and packed * op.itemsize <= _CLOSE
         return _by_rows(op, wanted) if by_rows else _by_columns(op, wanted)

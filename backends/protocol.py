@@ -147,15 +147,8 @@ class FunctionalExecutable:
     def bind(self, parameters: Mapping[str, Any], constants: Mapping[str, Any]) -> Any:
         return self._bind(self.xp, parameters, constants)
 
-    def prepared(
-        self,
-        bound: Any,
-        inputs: Mapping[str, Any],
-        run: Run,
-        arrays: Sequence[Any],
-        results: Mapping[str, Any],
-    ) -> Any:
-        return None
+    def prepared(self, *like: Any, **named: Any) -> None:
+        """There is no shorter way."""
 
     def run(
         self, bound: Any, inputs: Mapping[str, Any], seeds: Mapping[str, Any], run: Run

@@ -6,11 +6,10 @@ test_cupy_fake.py, the logic of CUDA graphs in test_torch_graphs.py.
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 from compare import assert_close, normal, randomized
+from threads import run_all
 
 import hessarray as ha
 from hessarray.backends.protocol import FunctionalExecutable
@@ -97,11 +96,7 @@ def test_threads_on_one_device(backend):
         got = net.hessian(backend.asarray(xs[k]), memory_limit=2 * 3000 * 18 * 8 + 1_000_000)
         found[k] = backend.to_numpy(got)
 
-    workers = [threading.Thread(target=work, args=(k,)) for k in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    run_all(work, 4)
     for x, got in zip(xs, found, strict=True):
         assert_close(got, net.hessian(x), 1e-12)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threads import run_all
 
 import hessarray as ha
 from hessarray.backends import numpy_backend, numpy_loops, numpy_parts
@@ -133,11 +134,7 @@ def test_callers_at_the_same_time() -> None:
             if not np.allclose(net.hessian(xs[j]), expected[j], rtol=1e-12, atol=1e-13):
                 wrong.append((k, i))
 
-    workers = [threading.Thread(target=work, args=(k,)) for k in range(6)]
-    for w in workers:
-        w.start()
-    for w in workers:
-        w.join()
+    run_all(work, 6)
     assert not wrong
 
 
@@ -471,9 +468,5 @@ def test_prepared_evaluations_in_threads() -> None:
             if not np.array_equal(net.hessian(xs[k]), expected[k]):
                 wrong.append(k)
 
-    workers = [threading.Thread(target=work, args=(k,)) for k in range(4)]
-    for w in workers:
-        w.start()
-    for w in workers:
-        w.join()
+    run_all(work, 4)
     assert not wrong

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threads import run_all
 
 import hessarray as ha
 from hessarray.backends import backend_named, numpy_backend, numpy_kernels, numpy_loops
@@ -345,14 +346,6 @@ def test_threads_may_record_at_the_same_time():
         run_all(work, 4)
         for h in found:
             np.testing.assert_array_equal(h, expected)
-
-
-def run_all(work, count):
-    workers = [threading.Thread(target=work, args=(k,)) for k in range(count)]
-    for w in workers:
-        w.start()
-    for w in workers:
-        w.join()
 
 
 # ---- the ready path ----------------------------------------------------------------------------

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import threading
 
 import numpy as np
 import pytest
+from threads import run_all
 
 import hessarray as ha
 from hessarray.backends import backend_named
@@ -174,17 +174,13 @@ def test_threads_share_one_plan_and_keep_their_own_buffers():
     expected = [net.hessian(x) for x in xs]
     wrong = []
 
-    def work():
+    def work(_):
         for _ in range(20):
             for x, e in zip(xs, expected, strict=True):
                 if not np.allclose(net.hessian(x, threads=1), e, rtol=1e-12, atol=1e-14):
                     wrong.append(x.shape)
 
-    workers = [threading.Thread(target=work) for _ in range(4)]
-    for w in workers:
-        w.start()
-    for w in workers:
-        w.join()
+    run_all(work, 4)
     assert not wrong
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import threading
 import warnings
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.optimize import NonlinearConstraint, approx_fprime, least_squares, minimize
 from scipy.sparse.linalg import LinearOperator, eigsh
+from threads import run_all
 
 import hessarray as ha
 from hessarray.errors import (
@@ -220,11 +220,7 @@ def test_threads_do_not_mix_their_points() -> None:
             if not ok:
                 wrong.append(i)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    run_all(work, 4)
     assert not wrong
 
 
