@@ -1,11 +1,16 @@
 /* Every kernel for one type and one kind of processor. */
 
 #include "_gram.h"
-#include "_matmul.h"
 #include "_product_sum.h"
 #include "_rows.h"
 #include "_tanh.h"
+#include "_tiles.h"
+#include "_matmul.h" /* of tiles, as what follows */
+#include "_grams.h"
 
+#undef BLOCK
+#undef COLUMNS
+#undef WEIGH
 #undef KIND
 #undef REAL
 #undef BITS
@@ -14,3 +19,4 @@
 #undef EVEN
 #undef ODD
 #undef ROWS
+#undef SIDE

@@ -943,7 +943,7 @@ static void complain(const char *text)
 #if defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL _Pragma("GCC unroll 32")
 #endif
 enum { WITH_S = 1, WITH_T = 2 }; /* of a product or gram: operands that may be given */
 enum { ADD, MULTIPLY, MULTIPLY_ADD };
@@ -964,6 +964,7 @@ enum { ADD, MULTIPLY, MULTIPLY_ADD };
 #define EVEN TO_16
 #define ODD FROM_16
 #define ROWS 4
+#define SIDE 5
 #include "_kernels.h"
 
 #define KIND double_avx512
@@ -974,6 +975,7 @@ enum { ADD, MULTIPLY, MULTIPLY_ADD };
 #define EVEN TO_8
 #define ODD FROM_8
 #define ROWS 4
+#define SIDE 5
 #include "_kernels.h"
 
 #define KIND float_avx2
@@ -984,6 +986,7 @@ enum { ADD, MULTIPLY, MULTIPLY_ADD };
 #define EVEN TO_8
 #define ODD FROM_8
 #define ROWS 2
+#define SIDE 3
 #include "_kernels.h"
 
 #define KIND double_avx2
@@ -994,6 +997,7 @@ enum { ADD, MULTIPLY, MULTIPLY_ADD };
 #define EVEN TO_4
 #define ODD FROM_4
 #define ROWS 2
+#define SIDE 3
 #include "_kernels.h"
 #endif
 
@@ -1005,6 +1009,7 @@ enum { ADD, MULTIPLY, MULTIPLY_ADD };
 #define EVEN TO_4
 #define ODD FROM_4
 #define ROWS 2
+#define SIDE 3
 #include "_kernels.h"
 
 #define KIND double_any
@@ -1015,9 +1020,11 @@ enum { ADD, MULTIPLY, MULTIPLY_ADD };
 #define EVEN TO_2
 #define ODD FROM_2
 #define ROWS 2
+#define SIDE 3
 #include "_kernels.h"
 
 static PyUFuncGenericFunction gram_loops[] = {float_any_gram, double_any_gram};
+static PyUFuncGenericFunction grams_loops[] = {float_any_grams, double_any_grams};
 static PyUFuncGenericFunction matmul_loops[] = {float_any_matmul, double_any_matmul};
 static PyUFuncGenericFunction entry_loops[] = {float_any_arithmetic, double_any_arithmetic};
 static PyUFuncGenericFunction row_loops[] = {float_any_arithmetic_rows, double_any_arithmetic_rows};
@@ -1050,6 +1057,7 @@ static int add_kernel(PyObject *m, const char *name, PyUFuncGenericFunction *loo
 #define CHOOSE(kind)                                                                              \
     do {                                                                                          \
         gram_loops[0] = float_##kind##_gram, gram_loops[1] = double_##kind##_gram;                \
+        grams_loops[0] = float_##kind##_grams, grams_loops[1] = double_##kind##_grams;            \
         matmul_loops[0] = float_##kind##_matmul, matmul_loops[1] = double_##kind##_matmul;        \
         entry_loops[0] = float_##kind##_arithmetic, entry_loops[1] = double_##kind##_arithmetic;  \
         row_loops[0] = float_##kind##_arithmetic_rows;                                            \
@@ -1085,6 +1093,8 @@ static int add_kernels(PyObject *m)
     } kernels[] = {
         {"gram", "(a,i),(i)->(a,a)", "gram(J, w): J diag(w) J^T, exactly symmetric.", gram_loops, 2,
          0},
+        {"grams", "(a,i),(m,i)->(a,a,m)", "grams(J, w): J diag(w) J^T for each of the w.",
+         grams_loops, 2, 0},
         {"gram_plus", "(a,i),(i),(a,a)->(a,a)", "gram_plus(J, w, T): T + J diag(w) J^T.", gram_loops,
          3, WITH_T},
         {"multiply_add", NULL, "multiply_add(a, b, c): c + a b.", entry_loops, 3, MULTIPLY_ADD},

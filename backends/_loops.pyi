@@ -10,6 +10,7 @@ erf: Any  # ufuncs
 erfc: Any
 gram: Any
 gram_plus: Any
+grams: Any
 add_rows: Any
 multiply_rows: Any
 multiply_add: Any

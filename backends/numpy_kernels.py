@@ -91,6 +91,11 @@ def _gram(j: Any, w: Any, out: Any) -> Call:
     return _loops.gram, j, w, out
 
 
+def _grams(j: Any, w: Any, out: Any) -> Call:
+    """J diag(w) J^T for each of the w, along the last axis of the result."""
+    return _loops.grams, j, w, out
+
+
 def _gram_plus(j: Any, w: Any, total: Any, out: Any) -> Call:
     """T + J diag(w) J^T."""
     return _loops.gram_plus, j, w, total, out
@@ -116,6 +121,7 @@ def _tanh_sech2(z: Any, tanh: Any, sech2: Any) -> Call:
 KERNELS: dict[str, Callable[..., Call]] = {
     "gram": _gram,
     "gram_plus": _gram_plus,
+    "grams": _grams,
     "multiply_add": _multiply_add,
     "packed_matmul": _packed_matmul,
     "product_sum": _product_sum,

@@ -154,6 +154,5 @@ def _in_place(s: Any, literal: Callable[[Any], str]) -> str:
             more = "".join(f"{name}={value}, " for name, value in given)
             return f"packed_matmul({args[0]}, {args[1]}, {more}out={out})"
         case "gram" if len(s.out.shape) > 2:
-            j = f"{args[0]}[:, None]" if s.args[0].rows else args[0]
-            return f"gram({j}, {args[1]}, out={out}.transpose(0, 3, 1, 2))"
+            return f"grams({args[0]}, {args[1]}, out={out})"
     return f"{_UFUNCS.get(s.op, s.op)}({', '.join(args)}, out={out})"

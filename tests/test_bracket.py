@@ -107,7 +107,7 @@ def test_no_bracket_is_cheaper_than_the_one_found(widths, second, n, left, call,
     assert price(found) <= least * (1 + 1e-12)
 
 
-SHAPES = [[2, 64, 64, 64], [500, 8, 64, 8], [1, 8, 8, 64], [64, 64, 2, 64, 64], [64, 64, 64, 1]]
+SHAPES = [[2, 64, 64, 64], [500, 8, 64, 8], [2, 8, 2, 64, 1], [64, 64, 2, 64, 64], [64, 64, 64, 1]]
 
 
 def test_each_kind_of_bracket_is_the_cheapest_somewhere():

@@ -574,7 +574,7 @@ def laid_out(rng, shape, dtype, layout):
 @needs_loops
 @given(
     n=st.integers(0, 4),
-    d=st.integers(0, 13),
+    d=st.integers(0, 27),
     width=st.integers(0, 35),
     dtype=st.sampled_from(["float64", "float32"]),
     layout=st.sampled_from(["plain", "transposed", "strided"]),
@@ -590,6 +590,31 @@ def test_gram_is_the_weighted_product(n, d, width, dtype, layout, constant):
     bound = np.einsum("...ai,...bi,...i->...ab", *(abs(v.astype("float64")) for v in (j, j, w)))
     assert np.all(abs(found - expected) <= (width + 3) * np.finfo(dtype).eps * bound)
     np.testing.assert_array_equal(found, found.swapaxes(-1, -2))
+
+
+@needs_loops
+@given(
+    n=st.integers(0, 3),
+    d=st.integers(0, 12),
+    width=st.one_of(st.integers(0, 35), st.sampled_from([256, 257, 600])),
+    m=st.integers(0, 40),
+    dtype=st.sampled_from(["float64", "float32"]),
+    layout=st.sampled_from(["plain", "transposed", "strided"]),
+    constant=st.booleans(),
+    into=st.sampled_from([None, "plain", "transposed", "strided"]),
+)
+def test_grams_are_the_weighted_products(n, d, width, m, dtype, layout, constant, into):
+    rng = np.random.default_rng(d)
+    j = laid_out(rng, (d, width) if constant else (n, d, width), dtype, layout)
+    w = laid_out(rng, (n, m, width), dtype, layout)
+    out = None if into is None else laid_out(rng, (n, d, d, m), dtype, into)
+    found = numpy_loops._loops.grams(j, w, out=out)
+    assert found.dtype == dtype and (out is None or found is out)
+    operands = [v.astype("float64") for v in (j, j, w)]
+    expected = np.einsum("...ai,...bi,...mi->...abm", *operands)
+    bound = np.einsum("...ai,...bi,...mi->...abm", *map(abs, operands))
+    assert np.all(abs(found - expected) <= (width + 3) * np.finfo(dtype).eps * bound)
+    np.testing.assert_array_equal(found, found.swapaxes(1, 2))
 
 
 @needs_loops
@@ -693,7 +718,7 @@ def test_a_matrix_that_is_not_packed_for_the_product():
 @needs_loops
 @given(
     n=st.integers(1, 3),
-    d=st.integers(1, 14),
+    d=st.integers(1, 27),
     width=st.integers(1, 35),
     dtype=st.sampled_from(["float64", "float32"]),
     layout=st.sampled_from(["plain", "transposed", "strided"]),

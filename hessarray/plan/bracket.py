@@ -214,12 +214,12 @@ class _Chain:
         weigh: float = n * m * w * c.entry + c.call  # s'' . G
         add = n * _rows(a, tie) * m * c.entry + c.call
         flops = n * 2 * _rows(a, tie) * w * m * c.flop
+        if tie == 2 and gram_pays(a, m, w, c, folded=constant):
+            return weigh + n * gram_seconds(a, m, w, c) + add + c.call * 2
         if constant:  # folded: one product with a constant
             return weigh + flops + add + c.call
         if tie == 2:
             spread = min(m * a * w, a * a * w + a * a * m) * c.entry
-            if gram_pays(a, m, w, c):
-                return weigh + n * gram_seconds(a, m, w, c) + add + c.call * 2
             return weigh + n * (spread + c.matrix) + _SMALL * flops + add + c.call * 3
         return weigh + n * a * w * 2 * c.entry + flops + add + c.call * 3
 

@@ -58,7 +58,7 @@ class Contractor(Emitter):
         outer = "".join(c for c in output if c not in ends)
         a, m, width = (self._count(letters, sizes) for letters in (ends[0], outer, axes))
         folded = not j.rows and a * a * width <= MOST_FOLDED
-        if folded or not gram_pays(a, m, width, self.costs):
+        if not gram_pays(a, m, width, self.costs, folded):
             return None
         w = self._along_path(
             [terms[k] for k in rest], [values[k] for k in rest], outer + axes, scale, sizes

@@ -179,11 +179,12 @@ class _Joining:
         return result
 
     def _overhead(self, node: Node) -> float:
-        """Seconds of a contraction for one sample besides its multiply-adds."""
-        directions = node.shape[:2]
+        """Seconds of a contraction and its place in a sum for one sample, but multiply-adds."""
+        directions, add = node.shape[:2], node.size * self.costs.entry
         if not self.costs.gram or len(directions) < 2 or directions[0] != directions[1]:
-            return self.costs.matrix
-        return gram_seconds(directions[0], math.prod(node.shape[2:]), 0, self.costs)
+            return self.costs.matrix + add
+        m = math.prod(node.shape[2:])
+        return gram_seconds(directions[0], m, 0, self.costs) + (add if m > 1 else 0.0)
 
 
 def _nested(builder: Builder, parts: Sequence[Node]) -> Node:

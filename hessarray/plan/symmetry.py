@@ -17,25 +17,34 @@ from hessarray.graph.node import Node
 
 __all__ = ["assembled", "choose", "factors", "gram_pays", "gram_seconds"]
 
+_MANY = 7  # vectors w that are done at once
 _HALVES = 64  # directions from which smaller products are still large ones
 
 Factors = list[tuple[str, Node]]  # the direction axis in front of each factor, and the factor
 
 
 def gram_seconds(a: int, m: int, width: int, costs: Costs) -> float:
-    """J diag(w) J^T of one sample for m vectors w, in tiles of four by four directions."""
-    across, entries = -(-a // 4), a * a
-    tiles = across * (across + 1) / 2
-    spread = 2.0 if m > 1 else 1 / 3  # results of several w alternate in memory
-    each = tiles * 1.5 * costs.row + entries * spread * costs.entry
-    each += 1.3 * tiles * 32 * width * costs.flop
-    return m * each + costs.matrix / 2 + a * width * costs.entry / 3
+    """J diag(w) J^T of one sample for m vectors w: ``backends/_gram.h`` and ``_grams.h``."""
+    if m >= _MANY:  # the products of two rows times the matrix of the w, eight of them at a time
+        lanes = -(-m // 8) * 8
+        pair = 0.6 * costs.row + 2 * width * lanes * costs.flop
+        return a * (a + 1) / 2 * pair + 1.5 * width * lanes * costs.entry + costs.matrix / 3
+    blocks = -(-a // 5)  # of at most five directions
+    tile = 1.6 * costs.row + 0.75 * 2 * (a / blocks) ** 2 * width * costs.flop
+    spread = a * a * 2 * costs.entry if m > 1 else 0.0  # results of several w alternate in memory
+    return m * (blocks * (blocks + 1) / 2 * tile + spread + costs.matrix / 6)
 
 
-def gram_pays(a: int, m: int, width: int, costs: Costs) -> bool:
-    """Whether that takes less than weighing J and multiplying it with its transpose."""
-    spread = min(m * a * width, a * a * width) * costs.entry
-    product = spread + costs.matrix + 4 * a * a * m * width * costs.flop
+def gram_pays(a: int, m: int, width: int, costs: Costs, folded: bool = False) -> bool:
+    """Whether that takes less than weighing J and multiplying it with its transpose.
+
+    Of a constant J all J_a . J_b may be ``folded``: what is left is a product with them.
+    """
+    product = 2 * a * a * m * width * costs.flop
+    if not folded or m > 1:  # a small product for each sample
+        product *= 2
+    if not folded:
+        product += min(m * a * width, a * a * width) * costs.entry + costs.matrix
     return costs.gram and a > 1 and gram_seconds(a, m, width, costs) < product
 
 
