@@ -609,7 +609,8 @@ def test_grams_are_the_weighted_products(n, d, width, m, dtype, layout, constant
     w = laid_out(rng, (n, m, width), dtype, layout)
     out = None if into is None else laid_out(rng, (n, d, d, m), dtype, into)
     found = numpy_loops._loops.grams(j, w, out=out)
-    assert found.dtype == dtype and (out is None or found is out)
+    assert found.dtype == dtype
+    assert out is None or found is out
     operands = [v.astype("float64") for v in (j, j, w)]
     expected = np.einsum("...ai,...bi,...mi->...abm", *operands)
     bound = np.einsum("...ai,...bi,...mi->...abm", *map(abs, operands))

@@ -17,6 +17,7 @@ __all__ = [
     "Case",
     "GROUPS",
     "MEANS",
+    "PIECE",
     "TARGETS",
     "WANTS",
     "cases",
@@ -24,6 +25,8 @@ __all__ = [
     "model_case",
     "paper_grid",
 ]
+
+PIECE = 1000  # samples of a call, next to which growth is measured
 
 #: What may be asked, and in words.
 WANTS = {
@@ -58,6 +61,7 @@ TARGETS: Mapping[str, Mapping[str, float]] = {
     "mlp": {"jax": 2.0},
     "neuralfoil": {"jax": 2.0},
     "one-sample": {"jax": 2.0},
+    "growth": {"pieces": 0.95},
     "threads": {"one-thread": 1.8},
     "memory": {"above_MiB": 96.0},
 }
@@ -190,7 +194,7 @@ _QUICK = _Sizes(
     weights=(((3, 4, 2), 5),),
     products=(((3, 4, 2), 5),),
     reference=(3, 8, 2),
-    growth=(10, 100, 1000),
+    growth=(10, 1000, 2000),
 )
 
 
@@ -214,6 +218,6 @@ def cases(*, full_grid: bool = False, quick: bool = False) -> list[Case]:
             name = "-".join(map(str, widths))
             found.append(Case(group, name, partial(tanh_network, *widths), n, want))
     reference = [_mlp_case("growth", *s.reference, n) for n in s.growth]
-    found += [replace(case, peers=()) for case in reference]
+    found += [replace(case, peers=("pieces",) if case.n > PIECE else ()) for case in reference]
     one = replace(reference[-2], group="threads", peers=("one-thread",), only_on="numpy")
     return [*found, one]

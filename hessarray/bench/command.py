@@ -23,7 +23,7 @@ from hessarray.bench.run import Settings, memory_rows, run_case
 __all__ = ["HELP", "add_options", "run"]
 
 HELP = "measure hessarray side by side with hessQuik, torch.func, JAX and folx"
-_AGAINST = [name for name in PEERS if name != "one-thread"]
+_AGAINST = [name for name in PEERS if PEERS[name].install]
 _OWN = [name for name in GROUPS if name != "model"]
 
 

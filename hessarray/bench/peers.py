@@ -11,6 +11,7 @@ import numpy as np
 
 import hessarray as ha
 from hessarray.bench.autodiff import LOSSES, in_our_axes, loss_programs, programs
+from hessarray.bench.cases import PIECE
 from hessarray.bench.libraries import jax_on, library, torch_on
 from hessarray.bench.problem import Call, Problem, ours
 
@@ -302,7 +303,21 @@ def _one_thread(problem: Problem, device: str, threads: int) -> Calls:
     return {"": ours(problem, library("numpy", device, threads), threads=1)}
 
 
-#: Every peer by the name that it has on the command line, and hessarray with one thread.
+def _in_pieces(problem: Problem, device: str, threads: int) -> Calls:
+    if device != "cpu":
+        raise NotMeasured("how calls of few samples compare is measured on the CPU")
+    whole = ours(problem, library("numpy", device, threads))
+
+    def run(x: Any) -> list[Any]:
+        return [whole.run(x[k : k + PIECE]) for k in range(0, problem.n, PIECE)]
+
+    def results(found: list[Any]) -> tuple[Any, ...]:
+        return tuple(map(np.concatenate, zip(*map(whole.results, found), strict=True)))
+
+    return {"": Call(run, whole.inputs, results)}
+
+
+#: Every peer by the name that it has on the command line, and hessarray in other ways.
 PEERS: dict[str, Peer] = {
     "hessquik": Peer(
         "hessQuik",
@@ -327,4 +342,5 @@ PEERS: dict[str, Peer] = {
     ),
     "folx": Peer("folx", ("jax", "folx"), "pip install folx", ("laplacian",), _folx),
     "one-thread": Peer("one thread", (), "", ("hessian",), _one_thread),
+    "pieces": Peer(f"in calls of {PIECE:,}", (), "", ("hessian",), _in_pieces),
 }

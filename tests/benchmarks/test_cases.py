@@ -23,7 +23,7 @@ PAIRS = [
     (name, peer)
     for name, case in CASES.items()
     for peer in PEERS
-    if peer != "one-thread" and case.peers is None and case.want in PEERS[peer].wants
+    if PEERS[peer].install and case.peers is None and case.want in PEERS[peer].wants
 ]
 
 
