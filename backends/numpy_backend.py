@@ -18,7 +18,8 @@ from threadpoolctl import ThreadpoolController
 
 from hessarray.backends._special import Extended
 from hessarray.backends.numpy_kernels import LINE, _loops, aligned, has_gram, has_products, pack
-from hessarray.backends.numpy_loops import Recorder, available, record, specials
+from hessarray.backends.numpy_loops import Recorded, Recorder, available, record, recorded, specials
+from hessarray.backends.numpy_sizes import Sizes
 from hessarray.backends.protocol import Costs, Executable, Run, Work, load_source
 
 __all__ = ["NumpyBackend", "cores", "in_threads"]
@@ -164,6 +165,7 @@ class _NumpyExecutable:
         self._seeded = any(s.op == "seed" for s in program.at(1))
         # (n, dtype, whether threads share it) -> program and its literals, or None
         self._recorded: dict[Any, Any] = {}
+        self._sizes: dict[str, Sizes] = {}  # by dtype
         self._seen: set[Any] = set()  # run once, call by call: recording pays from the second time
         self._tape: Any = None
         self._lock = threading.Lock()
@@ -270,7 +272,7 @@ class _NumpyExecutable:
             return None
         dtype, whole = next(iter(like.values())).dtype, run.chunk >= run.n
         shared = whole and run.threads > 1
-        first = self._recorded.get((min(run.chunk, run.n), dtype.char, shared))
+        first = self._known((min(run.chunk, run.n), dtype.char, shared))
         if first is None:
             return None
         sizes = [math.prod(a.shape[1:]) for a in like.values()]
@@ -302,10 +304,10 @@ class _NumpyExecutable:
         runs = []
         for size, times in ((chunk, (stop - first) // chunk), ((stop - first) % chunk, 1)):
             if size * times > 0:
-                recorded = self._recorded.get((size, dtype.char, shared))
-                if recorded is None:
+                known = self._known((size, dtype.char, shared))
+                if known is None:
                     return None
-                program, literals, _ = recorded
+                program, literals, _ = known
                 starts, steps = (tuple(k * i for i in bytes_of) for k in (first, size))
                 runs.append((program, times, starts, steps, literals))
                 first += size * times
@@ -357,17 +359,16 @@ class _NumpyExecutable:
     def _piece(self, b: Any, n: int, x: Any, out: Any, dtype: Any, shared: bool = False) -> None:
         """Samples at once; recorded at the second time."""
         key = (n, dtype.char, shared)
-        if key not in self._recorded:
+        known = self._known(key)
+        if known is None and key not in self._recorded:
             first = key not in self._seen
             if len(self._seen) >= _MOST_SEEN:
                 self._seen.clear()
             self._seen.add(key)
             skip = first or not available()
-            recorded = None if skip else self._record(key, b, n, x, out, dtype)
-        else:
-            recorded = self._recorded[key]
-        if recorded is not None:
-            program, literals, _ = recorded
+            known = None if skip else self._record(key, b, n, x, out, dtype)
+        if known is not None:
+            program, literals, _ = known
             memory = _scratch.room(self._room(n, dtype))
             program.run(0, (memory,), tuple(x.values()), b, tuple(out.values()), literals)
         else:
@@ -376,11 +377,20 @@ class _NumpyExecutable:
                 self._run(self.xp, b, n, x, x, w, out)
         _scratch.release()
 
-    def _record(self, key: Any, b: Any, n: int, x: Any, out: Any, dtype: Any) -> Any:
+    def _known(self, key: Any) -> Recorded | None:
+        """The program for so many samples, recorded or made of those for others."""
+        found: Recorded | None = self._recorded.get(key)
+        if found is None and key not in self._recorded and not key[-1] and key[1] in self._sizes:
+            sizes = self._sizes[key[1]]
+            operations = sizes.at(key[0])
+            if operations is not None:
+                with self._lock:
+                    found = self._keep(key, recorded(operations, *sizes.shared))
+        return found
+
+    def _record(self, key: Any, b: Any, n: int, x: Any, out: Any, dtype: Any) -> Recorded | None:
         with self._lock:
             if key not in self._recorded:
-                if len(self._recorded) >= _KEEP_VIEWS:
-                    self._recorded.clear()
                 if self._tape is None:
                     tape = Recorder(["multiply", "subtract", *_ufunc_names()])
                     scope = load_source(self.source, "recorded program", dict(tape.scope))
@@ -390,9 +400,19 @@ class _NumpyExecutable:
                 w = self._workspace(self.xp, n, arena)
                 arrays = [arena, *x.values(), *b, *out.values()]
                 parts = cores() if key[-1] else 1
-                arguments = self.xp, b, n, x, x, w, out
-                self._recorded[key] = record(run, arrays, arguments, tape, parts)
-            return self._recorded[key]
+                found = record(run, arrays, (self.xp, b, n, x, x, w, out), tape, parts)
+                if found is not None and not key[-1]:
+                    sizes = self._sizes.setdefault(key[1], Sizes())
+                    sizes.learn(n, tape.operations, (len(arrays) + 1, found.literals[0]))
+                self._keep(key, found)
+            known: Recorded | None = self._recorded[key]
+            return known
+
+    def _keep(self, key: Any, found: Recorded | None) -> Recorded | None:
+        if len(self._recorded) >= _KEEP_VIEWS:
+            self._recorded.clear()
+        self._recorded[key] = found
+        return found
 
 
 def _empty_arrays(shapes: tuple[tuple[int, ...], ...], dtype: Any) -> Sequence[Any]:

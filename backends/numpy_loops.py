@@ -18,7 +18,7 @@ from hessarray.backends import _special
 from hessarray.backends.numpy_kernels import KERNELS, _loops, called
 from hessarray.backends.numpy_parts import Operation, core_axes, cut
 
-__all__ = ["Recorded", "Recorder", "Unsupported", "available", "record", "specials"]
+__all__ = ["Recorded", "Recorder", "Unsupported", "available", "record", "recorded", "specials"]
 
 _MOST_COPIES = 4096  # of one gather
 _THREADS_IN_BLAS = 8192  # multiplications: no BLAS library uses threads for fewer
@@ -85,13 +85,17 @@ def record(
         operations, groups = tape.operations, ()
         if parts > 1:
             operations, groups = cut(operations, parts)
-        program = _loops.Program(operations, len(arrays) + 1, groups)
-        blas = any(
-            o.ufunc is np.matmul and math.prod(o.core) >= _THREADS_IN_BLAS for o in operations
-        )
-        return Recorded(program, (tape.numbers(),), blas)
+        return recorded(operations, len(arrays) + 1, tape.numbers(), groups)
     except (Unsupported, LookupError, ValueError):
         return None
+
+
+def recorded(
+    operations: Sequence[Operation], bases: int, literals: Any, groups: tuple[int, ...] = ()
+) -> Recorded:
+    """These operations on so many arrays, the literals the last of them."""
+    blas = any(o.ufunc is np.matmul and math.prod(o.core) >= _THREADS_IN_BLAS for o in operations)
+    return Recorded(_loops.Program(operations, bases, groups), (literals,), blas)
 
 
 class Recorder:

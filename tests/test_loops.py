@@ -20,6 +20,8 @@ from threads import run_all
 
 import hessarray as ha
 from hessarray.backends import backend_named, numpy_backend, numpy_kernels, numpy_loops
+from hessarray.backends.numpy_parts import Operation
+from hessarray.backends.numpy_sizes import Sizes
 
 kernel = SimpleNamespace(**numpy_loops.specials())
 needs_loops = pytest.mark.skipif(not numpy_loops.available(), reason="built without a C compiler")
@@ -657,6 +659,75 @@ def test_sites_of_several_outputs_are_grams_of_one_jacobian(n):
         np.testing.assert_allclose(h[..., k], one, rtol=0, atol=1e-14 * abs(one).max())
     whole = net.hessian(x, forward_mode=True)  # carried forward: no gram
     np.testing.assert_allclose(h, whole, rtol=0, atol=1e-13 * abs(whole).max())
+
+
+# ---- numbers of samples that were not recorded -------------------------------------------------
+
+
+def recorded_again(*arguments):
+    raise AssertionError("a number of samples was recorded again")
+
+
+@needs_loops
+@given(
+    net=networks(),
+    counts=st.lists(st.integers(40, 300), min_size=5, max_size=5, unique=True),
+    dtype=st.sampled_from(["float64", "float32"]),
+    want=st.sampled_from(WANTS),
+)
+def test_after_three_numbers_of_samples_no_other_is_recorded(net, counts, dtype, want):
+    d, make = net
+    f = make()
+    for n in counts[:3]:
+        for _ in range(2):
+            evaluate(f, want, samples(n, d, dtype))
+    for n in counts[3:]:
+        x = samples(n, d, dtype)
+        expected = call_by_call(make(), want, x)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(numpy_backend, "record", recorded_again)
+            same_bits(evaluate(f, want, x), expected)
+
+
+def growing(n, *, more=0, ufunc=np.add):
+    """One of a program for n samples; with ``more`` its lengths are not linear in n."""
+    shape, strides = (n, 3 + more), ((24, 8), (24 * n, 8), (24, 8))
+    return Operation(0, ufunc, "ddd", (0, 1, 2), (0, 24 * n, 0), shape, strides)
+
+
+LITERALS = np.array([0.5, 0.0])
+
+
+def test_lengths_strides_and_offsets_grow_with_the_samples():
+    sizes = Sizes()
+    for n in (1, 4, 9, 6):
+        assert sizes.at(7) is None
+        sizes.learn(n, [growing(n)], (3, LITERALS))
+    assert [sizes.at(n) for n in (2, 7, 900)] == [[growing(n)] for n in (2, 7, 900)]
+    assert sizes.at(1) is None  # axes of one entry have any strides
+    assert sizes.shared == (3, LITERALS)
+
+
+@pytest.mark.parametrize(
+    ("last", "shared"),
+    [
+        ([growing(6, more=1)], (3, LITERALS)),
+        ([growing(6, ufunc=np.multiply)], (3, LITERALS)),
+        ([growing(6)] * 2, (3, LITERALS)),
+        ([growing(6)], (4, LITERALS)),
+        ([growing(6)], (3, -LITERALS)),
+    ],
+)
+def test_what_is_not_as_expected_is_recorded_each_time(last, shared):
+    sizes = Sizes()
+    for n, operations, common in (
+        (4, [growing(4)], (3, LITERALS)),
+        (9, [growing(9)], (3, LITERALS)),
+        (6, last, shared),
+        (8, [growing(8)], (3, LITERALS)),
+    ):
+        sizes.learn(n, operations, common)
+    assert sizes.at(7) is None
 
 
 # ---- kernels that join operations ----------------------------------------------------------------
