@@ -63,31 +63,25 @@ TILE(int rows, int vectors, npy_intp k, REAL *const *a, const REAL *b, char *con
 #define CASE(r, v)                                                                                \
     case 4 * r + v:                                                                               \
         TILE(r, v, k, a, b, t, c, at, ahead, pace);                                               \
-        return r;
+        break;
+#define CASES(r) CASE(r, 3) CASE(r, 2) CASE(r, 1)
 
-/* One tile of at most so many rows; how many it had. */
-TARGET static int TILE_ROWS(npy_intp rows, int vectors, npy_intp k, REAL *const *a, const REAL *b,
-                            char *const *t, char *const *c, npy_intp at, const REAL *ahead,
-                            npy_intp pace)
+TARGET static void TILE_ROWS(int rows, int vectors, npy_intp k, REAL *const *a, const REAL *b,
+                             char *const *t, char *const *c, npy_intp at, const REAL *ahead,
+                             npy_intp pace)
 {
-    int r = rows >= TALL ? TALL : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
-    switch (4 * r + vectors) {
-        CASE(TALL, 3)
-        CASE(TALL, 2)
-        CASE(TALL, 1)
+    switch (4 * rows + vectors) {
+        CASES(1)
+        CASES(2)
+        CASES(3)
+        CASES(4)
 #if TALL > 4
-        CASE(4, 3)
-        CASE(4, 2)
-        CASE(4, 1)
+        CASES(5)
+        CASES(6)
+        CASES(7)
+        CASES(8)
 #endif
-        CASE(2, 3)
-        CASE(2, 2)
-        CASE(2, 1)
-        CASE(1, 3)
-        CASE(1, 2)
-        CASE(1, 1)
     }
-    return r;
 }
 
 /* A row of A times one of S, or as it is. */
@@ -111,37 +105,36 @@ TARGET static void BLOCK(npy_intp rows, npy_intp k, npy_intp columns, REAL *cons
                          npy_intp depth, npy_intp first, char *const *t, npy_intp t_right,
                          char *const *c, npy_intp right)
 {
+    npy_intp tiles = (rows + TALL - 1) / TALL, pace = tiles ? (COLUMNS + tiles - 1) / tiles : 0;
     for (npy_intp j = 0; j < columns; j += COLUMNS, b += depth * COLUMNS) {
         npy_intp width = columns - j < COLUMNS ? columns - j : COLUMNS;
-        int vectors = (int)((width + LANES - 1) / LANES);
+        int vectors = (int)((width + LANES - 1) / LANES), more = j + COLUMNS < columns;
         int apart = width % LANES || right != sizeof(REAL) || (t != NULL && t_right != right);
         const REAL *panel = b + first * vectors * LANES;
         /* While a tile is computed, its share of the next columns comes nearer. */
-        npy_intp tiles = (rows + TALL - 1) / TALL, pace = (COLUMNS + tiles - 1) / tiles;
         const REAL *ahead = b + depth * COLUMNS + first * COLUMNS;
-        pace = j + COLUMNS < columns ? pace : 0;
-        for (npy_intp i = 0; i < rows;) {
+        for (npy_intp i = 0; i < rows; i += TALL) {
+            int high = rows - i < TALL ? (int)(rows - i) : TALL;
             if (!apart) {
-                i += TILE_ROWS(rows - i, vectors, k, a + i, panel, t == NULL ? NULL : t + i, c + i,
-                               j * sizeof(REAL), ahead + i / TALL * k * pace, pace);
+                TILE_ROWS(high, vectors, k, a + i, panel, t == NULL ? NULL : t + i, c + i,
+                          j * sizeof(REAL), ahead + i / TALL * k * pace, more ? pace : 0);
                 continue;
             }
-            REAL tile[TALL][COLUMNS];
+            REAL found[TALL][COLUMNS];
             char *place[TALL];
             for (int r = 0; r < TALL; r++) {
-                place[r] = (char *)tile[r];
+                place[r] = (char *)found[r];
             }
-            int done = TILE_ROWS(rows - i, vectors, k, a + i, panel, NULL, place, 0, panel, 0);
-            for (int r = 0; r < done; r++) {
+            TILE_ROWS(high, vectors, k, a + i, panel, NULL, place, 0, panel, 0);
+            for (int r = 0; r < high; r++) {
                 for (npy_intp q = 0; q < width; q++) {
-                    REAL sum = tile[r][q];
+                    REAL sum = found[r][q];
                     if (t != NULL) {
                         sum += *(const REAL *)(t[i + r] + (j + q) * t_right);
                     }
                     *(REAL *)(c[i + r] + (j + q) * right) = sum;
                 }
             }
-            i += done;
         }
     }
 }
@@ -150,4 +143,5 @@ TARGET static void BLOCK(npy_intp rows, npy_intp k, npy_intp columns, REAL *cons
 #undef TILE
 #undef TILE_ROWS
 #undef CASE
+#undef CASES
 #undef TALL

@@ -27,9 +27,11 @@ __all__ = ["NumpyBackend", "cores", "in_threads"]
 # Intermediates of one chunk: small enough to stay in a core's own cache (docs/performance.md has
 # the measurement).
 _CACHE_BYTES = 1 << 19
-# Every chunk reads the constants: its arithmetic should take ten times as long as that.
-_FLOPS_PER_BYTE = 25
-_LEAST_CHUNK, _MOST_BYTES = 8, 24 << 20
+# Every chunk reads the constants: its arithmetic should take several times as long as that. A few
+# tens of samples do, even where each is one row of every product.
+_FLOPS_PER_BYTE = 16
+_LEAST_CHUNK, _MOST_BYTES = 32, 24 << 20
+_TILE = 8  # rows of a product at a time: one or two that are left take as long as four
 _WORTH_A_THREAD = 2_000_000  # flops of a thread's share: for less, handing it over costs more
 _WORTH_HELP = 200_000  # the same where helpers look for work (_helpers.h)
 _WORTH_PARTS = 5_000_000  # the same of one sample: who takes parts of operations has to wait often
@@ -101,7 +103,10 @@ class NumpyBackend:
             chunk = min(chunk, work.fitting(work.room // threads))
         # As many chunks for every thread: the last one must not leave the others waiting.
         pieces = -(-work.n // (chunk * threads)) * threads
-        return max(-(-work.n // pieces), 1), threads
+        chunk = max(-(-work.n // pieces), 1)
+        if chunk > _TILE and chunk % _TILE in (1, 2):
+            chunk -= chunk % _TILE
+        return chunk, threads
 
     def memory(self) -> int | None:
         try:
