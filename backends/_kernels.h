@@ -7,6 +7,7 @@
 #include "_tiles.h"
 #include "_matmul.h" /* of tiles, as what follows */
 #include "_grams.h"
+#include "_row_dots.h"
 
 #undef BLOCK
 #undef COLUMNS

@@ -1026,6 +1026,7 @@ enum { ADD, MULTIPLY, MULTIPLY_ADD };
 static PyUFuncGenericFunction gram_loops[] = {float_any_gram, double_any_gram};
 static PyUFuncGenericFunction grams_loops[] = {float_any_grams, double_any_grams};
 static PyUFuncGenericFunction matmul_loops[] = {float_any_matmul, double_any_matmul};
+static PyUFuncGenericFunction dots_loops[] = {float_any_row_dots, double_any_row_dots};
 static PyUFuncGenericFunction entry_loops[] = {float_any_arithmetic, double_any_arithmetic};
 static PyUFuncGenericFunction row_loops[] = {float_any_arithmetic_rows, double_any_arithmetic_rows};
 static PyUFuncGenericFunction sum_loops[] = {float_any_product_sum, double_any_product_sum};
@@ -1058,6 +1059,7 @@ static int add_kernel(PyObject *m, const char *name, PyUFuncGenericFunction *loo
     do {                                                                                          \
         gram_loops[0] = float_##kind##_gram, gram_loops[1] = double_##kind##_gram;                \
         grams_loops[0] = float_##kind##_grams, grams_loops[1] = double_##kind##_grams;            \
+        dots_loops[0] = float_##kind##_row_dots, dots_loops[1] = double_##kind##_row_dots;        \
         matmul_loops[0] = float_##kind##_matmul, matmul_loops[1] = double_##kind##_matmul;        \
         entry_loops[0] = float_##kind##_arithmetic, entry_loops[1] = double_##kind##_arithmetic;  \
         row_loops[0] = float_##kind##_arithmetic_rows;                                            \
@@ -1111,11 +1113,20 @@ static int add_kernels(PyObject *m)
         {"product_scaled_plus", "(m,k),(q),(m,k),(m,p)->(m,p)",
          "product_scaled_plus(A, B, S, T): T + (A . S) B with packed B.", matmul_loops, 4,
          WITH_S + WITH_T},
+        {"row_dots", "(m,p),(q)->(m,k)", "row_dots(A, B, out): A B^T with packed B.", dots_loops, 2, 0},
+        {"row_dots_scaled", "(m,p),(q),(m,p)->(m,k)",
+         "row_dots_scaled(A, B, S, out): (A . S) B^T with packed B.", dots_loops, 3, WITH_S},
+        {"row_dots_plus", "(m,p),(q),(m,k)->(m,k)",
+         "row_dots_plus(A, B, T, out): T + A B^T with packed B.", dots_loops, 3, WITH_T},
+        {"row_dots_scaled_plus", "(m,p),(q),(m,p),(m,k)->(m,k)",
+         "row_dots_scaled_plus(A, B, S, T, out): T + (A . S) B^T with packed B.", dots_loops, 4,
+         WITH_S + WITH_T},
     };
     int bytes = choose_kernels();
     for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {
-        if (kernels[i].loops == matmul_loops && bytes == 0) { /* the BLAS library does better */
-            continue;
+        PyUFuncGenericFunction *loops = kernels[i].loops;
+        if (bytes == 0 && (loops == matmul_loops || loops == dots_loops)) {
+            continue; /* the BLAS library does better */
         }
         if (add_kernel(m, kernels[i].name, kernels[i].loops, kernels[i].flags, kernels[i].operands,
                        kernels[i].results > 1 ? kernels[i].results : 1, kernels[i].signature,

@@ -20,6 +20,10 @@ product_plus: Any
 product_sum: Any
 product_scaled: Any
 product_scaled_plus: Any
+row_dots: Any
+row_dots_plus: Any
+row_dots_scaled: Any
+row_dots_scaled_plus: Any
 tanh_sech2: Any
 
 class Program:

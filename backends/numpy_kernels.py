@@ -76,7 +76,16 @@ def called(kernel: Callable[..., Call]) -> Callable[..., None]:
 
 def _packed_matmul(a: Any, b: Any, out: Any, scale: Any = None, plus: Any = None) -> Call:
     """T + (A . S) B with packed B; S and T broadcast, and may be left out."""
-    name, more = "product", []
+    return _product("product", a, b, out, scale, plus)
+
+
+def _row_dots(a: Any, b: Any, out: Any, scale: Any = None, plus: Any = None) -> Call:
+    """T + (A . S) B^T with packed B."""
+    return _product("row_dots", a, b, out, scale, plus)
+
+
+def _product(name: str, a: Any, b: Any, out: Any, scale: Any, plus: Any) -> Call:
+    more = []
     if scale is not None:
         shape = (*out.shape[:-1], max(a.shape[-1], scale.shape[-1]))
         a, scale = np.broadcast_to(a, shape), np.broadcast_to(scale, shape)
@@ -125,5 +134,6 @@ KERNELS: dict[str, Callable[..., Call]] = {
     "multiply_add": _multiply_add,
     "packed_matmul": _packed_matmul,
     "product_sum": _product_sum,
+    "row_dots": _row_dots,
     "tanh_sech2": _tanh_sech2,
 }

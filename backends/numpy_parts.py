@@ -95,6 +95,8 @@ def _seconds(op: Operation) -> float:
 
 
 def _parts(op: Operation, wanted: int) -> list[Operation]:
+    if "q" in op.lengths and "p" not in op.inside[-1]:  # of few rows and a small constant
+        return [op]
     if "q" in op.lengths and math.prod(op.shape) == 1:  # a packed product
         rows, _, packed, _ = op.core
         by_rows = rows >= 4 * wanted and packed * op.itemsize <= _CLOSE

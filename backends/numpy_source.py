@@ -149,10 +149,10 @@ def _in_place(s: Any, literal: Callable[[Any], str]) -> str:
             return f"tanh_sech2({args[0]}, {out}, {args[1]})"
         case "product_sum":
             return f"product_sum({args[0]}, {args[1]}, axis={at['axis']}, out={out})"
-        case "packed_matmul":
+        case "packed_matmul" | "row_dots":
             given = zip(at["given"], args[2:], strict=True)
             more = "".join(f"{name}={value}, " for name, value in given)
-            return f"packed_matmul({args[0]}, {args[1]}, {more}out={out})"
+            return f"{s.op}({args[0]}, {args[1]}, {more}out={out})"
         case "gram" if len(s.out.shape) > 2:
             return f"grams({args[0]}, {args[1]}, out={out})"
     return f"{_UFUNCS.get(s.op, s.op)}({', '.join(args)}, out={out})"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections import Counter
 from types import SimpleNamespace
 
 import mpmath
@@ -748,8 +749,9 @@ needs_packed = pytest.mark.skipif(
     layout=st.sampled_from(["plain", "transposed", "strided"]),
     scale=st.sampled_from(["none", "entries", "samples", "rows"]),
     plus=st.sampled_from(["none", "entries", "bias", "in place"]),
+    turned=st.booleans(),
 )
-def test_products_with_packed_constants(n, m, k, p, dtype, layout, scale, plus):
+def test_products_with_packed_constants(n, m, k, p, dtype, layout, scale, plus, turned):
     rng = np.random.default_rng(m + k)
     a, b = laid_out(rng, (n, m, k), dtype, layout), laid_out(rng, (k, p), dtype, layout)
     shape = {"none": (), "entries": (n, m, k), "samples": (m, k), "rows": (n, 1, k)}[scale]
@@ -759,7 +761,10 @@ def test_products_with_packed_constants(n, m, k, p, dtype, layout, scale, plus):
     t = None if plus == "none" else t
     found = t if plus == "in place" else np.full((n, m, p), np.nan, dtype)
     left, first = a if s is None else a * s, np.zeros(p) if t is None else t.copy()
-    kernel.packed_matmul(a, numpy_kernels.pack(b), found, scale=s, plus=t)
+    if turned:  # the transpose is what is packed
+        kernel.row_dots(a, numpy_kernels.pack(b.T), found, scale=s, plus=t)
+    else:
+        kernel.packed_matmul(a, numpy_kernels.pack(b), found, scale=s, plus=t)
     exact = first + left.astype("float64") @ b.astype("float64")
     bound = abs(first) + abs(left).astype("float64") @ abs(b).astype("float64")
     assert np.all(abs(found - exact) <= (k + 2) * np.finfo(dtype).eps * bound)
@@ -785,6 +790,26 @@ def test_a_matrix_that_is_not_packed_for_the_product():
         kernel.packed_matmul(a, b, np.empty((4, 40)))
     with pytest.raises(ValueError, match="not packed"):
         kernel.packed_matmul(a, b[::2], np.empty((4, 8)))
+    with pytest.raises(ValueError, match="not packed"):
+        kernel.row_dots(a, b, np.empty((4, 40)))
+
+
+@needs_packed
+def test_one_sample_packs_a_matrix_once_for_both_directions():
+    def packed(n):
+        steps = net.plan(n).in_place.steps
+        return Counter(s.op for s in steps if s.op in ("pack", "row_dots"))
+
+    net = ha.Network(ha.Dense(9, 40, act="silu"), ha.Dense(40, 30, act="silu"), seed=0)
+    net = ha.Network(net, ha.Dense(30, 1), seed=0)
+    assert packed(1)["row_dots"] > 0
+    assert packed(10)["row_dots"] == 0
+    assert packed(1)["pack"] < packed(10)["pack"]
+    x = samples(10, 9, "float64")
+    for whole, one in zip(
+        net.value_gradient_hessian(x), net.value_gradient_hessian(x[3]), strict=True
+    ):
+        np.testing.assert_allclose(one, whole[3], rtol=1e-13, atol=1e-15)
 
 
 @needs_loops

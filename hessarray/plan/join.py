@@ -5,6 +5,7 @@
                       reads it
 ... with ``scale``    (A . S) B: a Jacobian, times s'(z) of its sample, times the next weights
 ... with ``plus``     T + A B: a bias, another branch, the sum so far
+``row_dots``          A B^T of a few rows, with the same packed B (and S, and T)
 ``gram_plus``         T + J diag(w) J^T: the next site of a sum
 ``multiply_add``      c + a b, entry by entry
 ``product_sum``       the sum of a b over one axis: squares of a Jacobian's columns
@@ -25,18 +26,21 @@ from hessarray.plan.step import Program, Step, Value, dims, row_major, view_stri
 __all__ = ["joined"]
 
 _SHORTEST = 8  # axis of a packed constant; with shorter ones there is nothing to gain
+_PRODUCTS = ("packed_matmul", "row_dots")
+_FEW = 3  # samples: with one row each, the time of a product is that of reading the constant
+_CACHED = 1 << 15  # entries of a constant that stays near a core between two products
 
 
-def joined(program: Program) -> Program:
-    """The same program with such operations."""
-    return replace(program, steps=tuple(_Joining(program).steps()))
+def joined(program: Program, n: int) -> Program:
+    """The same program with such operations, for about n samples."""
+    return replace(program, steps=tuple(_Joining(program, n).steps()))
 
 
 class _Joining:
     """One pass over the steps. What has a single use can be joined with that."""
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, n: int) -> None:
+        self.program, self.few = program, n <= _FEW
         self.made = {id(s.out): s for s in program.steps}
         uses = Counter(id(a) for s in program.steps for a in s.args)
         returned = {id(v) for v in program.outputs.values()}
@@ -48,7 +52,9 @@ class _Joining:
         self.packed: dict[int, Value] = {}
 
     def steps(self) -> list[Step]:
-        weighed = {id(s): self._weighed(s) for s in self.program.steps if _constant(s)}
+        products = [s for s in self.program.steps if _constant(s)]
+        weighed = {id(s): self._weighed(s) for s in products}
+        self.right = {id(_arrays(s)[1]) for s in products}
         slopes = self._slopes()
         for s in self.program.steps:
             if id(s.out) in self.skipped:
@@ -92,17 +98,31 @@ class _Joining:
 
     def _product(self, s: Step, weighed: Step | None) -> None:
         a, b = _arrays(s)
+        other = self._transposed(a, b)
+        op, b = ("packed_matmul", b) if other is None else ("row_dots", other)
         if id(b) not in self.packed:
             self.packed[id(b)] = replace(b, name=f"{b.name}_packed")
             self._emit(Step("pack", self.packed[id(b)], (b,)))
         ready = self.packed[id(b)]
         if weighed is None:
-            self._with_sum("packed_matmul", s, (a, ready), s.out)
+            self._with_sum(op, s, (a, ready), s.out)
             return
         x, scale = weighed.args
         v = weighed.out
-        out = _like(s.out, v.rows, (*v.shape[:-1], b.shape[-1]), v.lead)
-        self._with_sum("packed_matmul", s, (x, ready, scale), out, given=("scale",))
+        out = _like(s.out, v.rows, (*v.shape[:-1], s.out.shape[-1]), v.lead)
+        self._with_sum(op, s, (x, ready, scale), out, given=("scale",))
+
+    def _transposed(self, a: Value, b: Value) -> Value | None:
+        """The matrix whose transpose b is, if it is packed as well and a has few rows.
+
+        One sample reads each constant once: what it reads in both directions stays in the cache.
+        """
+        turned = self.made[id(b)]
+        if not self.few or a.rows != 1 or turned.op != "permute" or b.size > _CACHED:
+            return None
+        (other,) = _arrays(turned)
+        alone = other.shape == b.shape[::-1] and not other.rows
+        return other if alone and id(other) in self.right else None
 
     # ---- tanh and its slope --------------------------------------------------------------------
 
@@ -157,12 +177,12 @@ class _Joining:
         add = self.user.get(id(end)) if id(end) in self.once else None
         total = self._total(op, add, end, own) if add is not None else None
         if add is None or total is None:
-            self._emit(s if op != "packed_matmul" else Step(op, own, args, {"given": given}))
+            self._emit(s if op not in _PRODUCTS else Step(op, own, args, {"given": given}))
             if own is not s.out:
                 self._emit(Step("reshape", s.out, (own,)))
             return
         out = _like(add.out, own.rows, own.shape, own.lead)
-        attributes = {"given": (*given, "plus")} if op == "packed_matmul" else {}
+        attributes = {"given": (*given, "plus")} if op in _PRODUCTS else {}
         self._emit(Step(op, out, (*args, total), attributes))
         if out is not add.out:
             self._emit(Step("reshape", add.out, (out,)))

@@ -57,7 +57,7 @@ class Plan:
     @cached_property
     def in_place(self) -> Program:
         """The program as it runs on planned buffers."""
-        return joined(self.program) if self.program.joins else self.program
+        return joined(self.program, self.n) if self.program.joins else self.program
 
     @cached_property
     def layout(self) -> Layout:
