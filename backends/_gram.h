@@ -9,8 +9,6 @@
  */
 
 #define NAME PASTE(KIND, _gram)
-#define VEC PASTE(NAME, _vector)
-#define PAIRS PASTE(NAME, _pairs)
 #define SAMPLE PASTE(NAME, _sample)
 #define COPIED PASTE(NAME, _copied)
 #define QUAD PASTE(NAME, _quad)
@@ -20,15 +18,6 @@
 #define MOST (SIDE * SIDE)
 
 typedef REAL QUAD __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
-
-typedef REAL VEC
-    __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
-
-/* (x0 + x1, x2 + x3, ..., y0 + y1, ...): halves what is left to add in two vectors. */
-TARGET static inline __attribute__((always_inline)) VEC PAIRS(VEC x, VEC y)
-{
-    return __builtin_shufflevector(x, y, EVEN) + __builtin_shufflevector(x, y, ODD);
-}
 
 /* ``count`` vectors become half as many, while their lanes are more than one sum's. */
 #define HALVE(lanes)                                                                              \
@@ -145,6 +134,7 @@ TILE(int rows, int columns, int diagonal, npy_intp length, const REAL *weighed, 
     }
 }
 
+/* The sums go through memory: to take vectors apart in registers takes longer than to make them. */
 #define CASE(r, c, d)                                                                             \
     case 16 * r + 2 * c + d:                                                                      \
         TILE(r, c, d, length, weighed, j + b * apart, apart, sum);                                \
@@ -240,8 +230,6 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
     free(memory);
 }
 
-#undef VEC
-#undef PAIRS
 #undef SAMPLE
 #undef COPIED
 #undef STORE

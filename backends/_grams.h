@@ -6,13 +6,9 @@
  */
 
 #define NAME PASTE(KIND, _grams)
-#define VEC PASTE(NAME, _vector)
 #define PACKED PASTE(NAME, _packed)
 #define COPIED PASTE(NAME, _copied)
-#define PAIRS (6 * ROWS) /* at a time: their products stay in the nearest cache */
-
-typedef REAL VEC
-    __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+#define PAIRS_AT_ONCE (6 * ROWS) /* at a time: their products stay in the nearest cache */
 
 /* The w as a right factor, (width, m) in the order of tiles. */
 static void PACKED(REAL *to, const char *w, npy_intp m, npy_intp width, npy_intp down, npy_intp right)
@@ -59,23 +55,23 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
     npy_intp most = width < MOST_DEPTH ? width : MOST_DEPTH, line = 64 / sizeof(REAL);
     npy_intp apart = ((most + line - 1) / line | 1) * line; /* no rows share a set of the cache */
     npy_intp packed = width * ((m + LANES - 1) / LANES * LANES);
-    REAL *memory = malloc((PAIRS * apart + packed + line) * sizeof(REAL));
+    REAL *memory = malloc((PAIRS_AT_ONCE * apart + packed + line) * sizeof(REAL));
     if (memory == NULL) {
         complain(NULL);
         return;
     }
     REAL *products = (REAL *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
-    REAL *w = products + PAIRS * apart, *rows[PAIRS];
-    for (npy_intp r = 0; r < PAIRS; r++) {
+    REAL *w = products + PAIRS_AT_ONCE * apart, *rows[PAIRS_AT_ONCE];
+    for (npy_intp r = 0; r < PAIRS_AT_ONCE; r++) {
         rows[r] = products + r * apart;
     }
     for (npy_intp k = 0; k < n; k++) {
         const char *j = args[0] + k * steps[0];
-        char *out = args[2] + k * steps[2], *above[PAIRS], *below[PAIRS];
-        const char *left[PAIRS], *right[PAIRS];
+        char *out = args[2] + k * steps[2], *above[PAIRS_AT_ONCE], *below[PAIRS_AT_ONCE];
+        const char *left[PAIRS_AT_ONCE], *right[PAIRS_AT_ONCE];
         PACKED(w, args[1] + k * steps[1], m, width, in_w[0], in_w[1]);
         for (npy_intp a = 0, b = 0, here; a < d;) {
-            for (here = 0; here < PAIRS && a < d; here++) {
+            for (here = 0; here < PAIRS_AT_ONCE && a < d; here++) {
                 left[here] = j + a * in_j[0];
                 right[here] = j + b * in_j[0];
                 above[here] = out + a * in_out[0] + b * in_out[1];
@@ -101,7 +97,6 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
 }
 
 #undef NAME
-#undef VEC
 #undef PACKED
 #undef COPIED
-#undef PAIRS
+#undef PAIRS_AT_ONCE

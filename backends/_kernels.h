@@ -1,5 +1,7 @@
 /* Every kernel for one type and one kind of processor. */
 
+#include "_vectors.h"
+
 #include "_gram.h"
 #include "_product_sum.h"
 #include "_rows.h"
@@ -9,6 +11,8 @@
 #include "_grams.h"
 #include "_row_dots.h"
 
+#undef VEC
+#undef PAIRS
 #undef BLOCK
 #undef COLUMNS
 #undef WEIGH

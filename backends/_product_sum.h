@@ -5,11 +5,7 @@
  */
 
 #define NAME PASTE(KIND, _product_sum)
-#define VEC PASTE(NAME, _vector)
 #define WIDE 8
-
-typedef REAL VEC
-    __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
 /* (a,i),(a,i)->(i) */
 TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *steps, void *data)
@@ -54,5 +50,4 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
 }
 
 #undef NAME
-#undef VEC
 #undef WIDE

@@ -6,17 +6,6 @@
  */
 
 #define NAME PASTE(KIND, _row_dots)
-#define VEC PASTE(NAME, _vector)
-#define PAIRS PASTE(NAME, _pairs)
-
-typedef REAL VEC
-    __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
-
-/* (x0 + x1, x2 + x3, ..., y0 + y1, ...): halves what is left to add in two vectors. */
-TARGET static inline __attribute__((always_inline)) VEC PAIRS(VEC x, VEC y)
-{
-    return __builtin_shufflevector(x, y, EVEN) + __builtin_shufflevector(x, y, ODD);
-}
 
 /* (m,p),(q)[,(m,p)][,(m,k)]->(m,k), where q entries hold (k, p); ``data`` says what is given. */
 TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *steps, void *data)
@@ -91,5 +80,3 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
 }
 
 #undef NAME
-#undef VEC
-#undef PAIRS

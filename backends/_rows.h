@@ -7,13 +7,9 @@
 
 #define ARITHMETIC PASTE(KIND, _arithmetic)
 #define ARITHMETIC_ROWS PASTE(KIND, _arithmetic_rows)
-#define VEC PASTE(ARITHMETIC, _vector)
 #define ROW PASTE(ARITHMETIC, _row)
 #define ROWS_OF PASTE(ARITHMETIC, _rows_of)
 #define AT(p, i) (*(const REAL *)((p) + (i)))
-
-typedef REAL VEC
-    __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
 /* ``op`` and ``whole`` are constants where this is called; a, b and c may be repeated (step 0). */
 TARGET static inline __attribute__((always_inline)) void
@@ -96,7 +92,6 @@ TARGET static void ARITHMETIC_ROWS(char **args, const npy_intp *sizes, const npy
 
 #undef ARITHMETIC
 #undef ARITHMETIC_ROWS
-#undef VEC
 #undef ROW
 #undef AT
 #undef ROWS_OF

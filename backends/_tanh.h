@@ -13,7 +13,6 @@
  */
 
 #define NAME PASTE(KIND, _tanh_sech2)
-#define VEC PASTE(NAME, _vector)
 #define WORD PASTE(NAME, _word)
 #define SOME PASTE(NAME, _some)
 #define AT_ONCE (4 * LANES)
@@ -25,8 +24,6 @@
 #define ROUND BOTH(6755399441055744.0, 12582912.0) /* 1.5 2^FRACTION: what is added is an integer */
 #define MOST BOTH(400, 60)                         /* from here on e is zero */
 
-typedef REAL VEC
-    __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 typedef BITS WORD
     __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
@@ -99,7 +96,6 @@ TARGET static void NAME(char **args, const npy_intp *count, const npy_intp *step
     }
 }
 
-#undef VEC
 #undef WORD
 #undef SOME
 #undef AT_ONCE

@@ -8,15 +8,11 @@
  */
 
 #define TALL (2 * ROWS)
-#define VEC PASTE(KIND, _tile_vector)
 #define TILE PASTE(KIND, _tile)
 #define TILE_ROWS PASTE(KIND, _tile_rows)
 #define WEIGH PASTE(KIND, _weigh)
 #define BLOCK PASTE(KIND, _block)
 #define COLUMNS (3 * LANES)
-
-typedef REAL VEC
-    __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
 /* A tile of so many rows and vectors; both are constants where this is called. */
 TARGET static inline __attribute__((always_inline)) void
@@ -139,7 +135,6 @@ TARGET static void BLOCK(npy_intp rows, npy_intp k, npy_intp columns, REAL *cons
     }
 }
 
-#undef VEC
 #undef TILE
 #undef TILE_ROWS
 #undef CASE

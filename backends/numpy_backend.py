@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -212,7 +213,9 @@ class _NumpyExecutable:
                 piece = {k: a[i] for k, a in x.items()}
                 self._piece(b, i.stop - i.start, piece, part, dtype)
 
-            self._each(work, run, [*range(run.chunk, n, run.chunk), n])
+            # One piece runs call by call, the next is recorded: in threads of their own they would
+            # wait for the interpreter's lock at every call.
+            self._each(work, run, [*range(run.chunk, n, run.chunk), n], alone=2)
         return tuple(out.values())
 
     def consume(
@@ -339,8 +342,13 @@ class _NumpyExecutable:
             part = {k: a[i] for k, a in out.items()}
             self._piece(b, i.stop - start, {k: a[i] for k, a in x.items()}, part, dtype)
 
-    def _each(self, work: Callable[[slice], None], run: Run, ends: Sequence[int]) -> None:
-        """In threads: ``work`` takes the samples up to the first end, then to the next, ..."""
+    def _each(
+        self, work: Callable[[slice], None], run: Run, ends: Sequence[int], alone: int = 0
+    ) -> None:
+        """In threads: ``work`` takes the samples up to the first end, then to the next, ...
+
+        The first ``alone`` of them in this thread, before the others.
+        """
         done: list[int] = []
         reported: list[int] = []
 
@@ -354,10 +362,14 @@ class _NumpyExecutable:
 
         spans = [slice(a, min(b, run.n)) for a, b in pairwise([0, *ends])]
         after = report if run.progress is not None else None
-        if len(spans) == 1:  # BLAS may use its own threads
-            each(spans[0])
-        else:
-            in_threads(each, spans, run.threads, after)
+        if len(spans) == 1:
+            alone = 1
+        for span in spans[:alone]:  # BLAS may use its own threads
+            each(span)
+            if after is not None:
+                after()
+        if spans[alone:]:
+            in_threads(each, spans[alone:], run.threads, after)
         if run.progress is not None and reported[-1:] != [run.n]:
             run.progress(run.n)
 
@@ -398,8 +410,8 @@ class _NumpyExecutable:
             if key not in self._recorded:
                 if self._tape is None:
                     tape = Recorder(["multiply", "subtract", *_ufunc_names()])
-                    scope = load_source(self.source, "recorded program", dict(tape.scope))
-                    self._tape = tape, scope["run"]
+                    # The same function with other names in its reach.
+                    self._tape = tape, FunctionType(self._run.__code__, dict(tape.scope))
                 tape, run = self._tape
                 arena = _scratch.arena(n * self.layout.entries, dtype)
                 w = self._workspace(self.xp, n, arena)
