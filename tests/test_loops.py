@@ -771,6 +771,19 @@ def test_products_with_packed_constants(n, m, k, p, dtype, layout, scale, plus, 
 
 
 @needs_packed
+@pytest.mark.parametrize("name", ["packed_matmul", "row_dots"])
+def test_what_lies_beyond_a_row_is_not_read(name):
+    """The kernels' own memory, which is used again, may hold anything."""
+    multiply, b = getattr(kernel, name), np.ones((48, 48))
+    for columns in (48, 41):
+        right = b[:, :columns] if name == "row_dots" else b[:columns]
+        a = np.full((3, columns), np.nan if columns == 48 else 1.0)
+        out = np.empty((3, 48))
+        multiply(a, numpy_kernels.pack(right), out, scale=np.ones(columns))
+    np.testing.assert_array_equal(out, 41.0)
+
+
+@needs_packed
 def test_products_do_not_depend_on_the_cut():
     rng = np.random.default_rng(0)
     a, s, b = (rng.standard_normal(shape) for shape in ((99, 70), (99, 70), (70, 45)))
