@@ -62,7 +62,8 @@ STORE(int rows, int columns, int diagonal, int has_t, int whole, const REAL *sum
     const npy_intp one = sizeof(REAL), right = whole ? one : to->right, down = to->down;
     const npy_intp t_right = whole ? one : to->t_right, t_down = to->t_down;
     char *above = to->out + a * down + b * right, *below = to->out + b * down + a * right;
-    const char *here = to->t + a * t_down + b * t_right, *there = to->t + b * t_down + a * t_right;
+    const char *here = has_t ? to->t + a * t_down + b * t_right : NULL;
+    const char *there = has_t ? to->t + b * t_down + a * t_right : NULL;
     const int four = whole && rows >= 4 && columns >= 4;
     if (four && diagonal) {
         const QUAD *first = (const QUAD *)sum;
@@ -199,7 +200,7 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
     npy_intp length = (width + LANES - 1) / LANES * LANES;
     const npy_intp *in_j = steps + 3 + has_t, *in_w = in_j + 2, *in_t = in_w + 1;
     const npy_intp *in_out = in_t + 2 * has_t;
-    /* A large J is copied all the same: in one sweep, with rows that share no set of the cache. */
+    /* Where J is copied no two rows share a set of the cache. */
     npy_intp line = 64 / sizeof(REAL), apart = ((length + line - 1) / line | 1) * line;
     int there = width == length && in_j[1] == sizeof(REAL);
     int w_there = width == length && *in_w == sizeof(REAL);

@@ -2,7 +2,8 @@
  *
  * Results for one pair of directions and all w lie side by side, and so they are computed: the products
  * J_a . J_b, some pairs at a time, times the matrix of the w (``_tiles.h``), for a <= b. The others are
- * copies. A few w are done one by one (``_gram.h``): they would fill a small part of a vector.
+ * copies. A few w are done one by one (``_gram.h``): they would fill a small part of a vector. The
+ * planner's costs know that limit for float64 and vectors of 64 bytes (``plan/symmetry.py``).
  */
 
 #define NAME PASTE(KIND, _grams)

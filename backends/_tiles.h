@@ -96,7 +96,7 @@ TARGET static void WEIGH(REAL *to, const char *a, npy_intp a_step, const char *s
     }
 }
 
-/* At most MOST_ROWS rows, found by their addresses, times k rows of some of B's columns; t: or NULL. */
+/* Rows, found by their addresses, times k rows of some of B's columns; t: or NULL. */
 TARGET static void BLOCK(npy_intp rows, npy_intp k, npy_intp columns, REAL *const *a, const REAL *b,
                          npy_intp depth, npy_intp first, char *const *t, npy_intp t_right,
                          char *const *c, npy_intp right)

@@ -32,7 +32,8 @@ _CACHE_BYTES = 1 << 19
 # tens of samples do, even where each is one row of every product.
 _FLOPS_PER_BYTE = 16
 _LEAST_CHUNK, _MOST_BYTES = 32, 24 << 20
-_TILE = 8  # rows of a product at a time: one or two that are left take as long as four
+# Rows of a product at a time, with AVX-512: one or two that are left take as long as four.
+_TILE, _MANY_PIECES = 8, 16
 _WORTH_A_THREAD = 2_000_000  # flops of a thread's share: for less, handing it over costs more
 _WORTH_HELP = 200_000  # the same where helpers look for work (_helpers.h)
 _WORTH_PARTS = 5_000_000  # the same of one sample: who takes parts of operations has to wait often
@@ -105,8 +106,8 @@ class NumpyBackend:
         # As many chunks for every thread: the last one must not leave the others waiting.
         pieces = -(-work.n // (chunk * threads)) * threads
         chunk = max(-(-work.n // pieces), 1)
-        if chunk > _TILE and chunk % _TILE in (1, 2):
-            chunk -= chunk % _TILE
+        if pieces >= _MANY_PIECES and chunk > _TILE and chunk % _TILE in (1, 2):
+            chunk -= chunk % _TILE  # one more piece among many
         return chunk, threads
 
     def memory(self) -> int | None:
@@ -172,7 +173,7 @@ class _NumpyExecutable:
         # (n, dtype, whether threads share it) -> program and its literals, or None
         self._recorded: dict[Any, Any] = {}
         self._sizes: dict[str, Sizes] = {}  # by dtype
-        self._seen: set[Any] = set()  # run once, call by call: recording pays from the second time
+        self._seen: set[Any] = set()  # run once, call by call: recording pays from then on
         self._tape: Any = None
         self._lock = threading.Lock()
 
@@ -213,9 +214,7 @@ class _NumpyExecutable:
                 piece = {k: a[i] for k, a in x.items()}
                 self._piece(b, i.stop - i.start, piece, part, dtype)
 
-            # One piece runs call by call, the next is recorded: in threads of their own they would
-            # wait for the interpreter's lock at every call.
-            self._each(work, run, [*range(run.chunk, n, run.chunk), n], alone=2)
+            self._each(work, run, [*range(run.chunk, n, run.chunk), n])
         return tuple(out.values())
 
     def consume(
@@ -342,13 +341,8 @@ class _NumpyExecutable:
             part = {k: a[i] for k, a in out.items()}
             self._piece(b, i.stop - start, {k: a[i] for k, a in x.items()}, part, dtype)
 
-    def _each(
-        self, work: Callable[[slice], None], run: Run, ends: Sequence[int], alone: int = 0
-    ) -> None:
-        """In threads: ``work`` takes the samples up to the first end, then to the next, ...
-
-        The first ``alone`` of them in this thread, before the others.
-        """
+    def _each(self, work: Callable[[slice], None], run: Run, ends: Sequence[int]) -> None:
+        """In threads: ``work`` takes the samples up to the first end, then to the next, ..."""
         done: list[int] = []
         reported: list[int] = []
 
@@ -362,19 +356,15 @@ class _NumpyExecutable:
 
         spans = [slice(a, min(b, run.n)) for a, b in pairwise([0, *ends])]
         after = report if run.progress is not None else None
-        if len(spans) == 1:
-            alone = 1
-        for span in spans[:alone]:  # BLAS may use its own threads
-            each(span)
-            if after is not None:
-                after()
-        if spans[alone:]:
-            in_threads(each, spans[alone:], run.threads, after)
+        if len(spans) == 1:  # BLAS may use its own threads
+            each(spans[0])
+        else:
+            in_threads(each, spans, run.threads, after)
         if run.progress is not None and reported[-1:] != [run.n]:
             run.progress(run.n)
 
     def _piece(self, b: Any, n: int, x: Any, out: Any, dtype: Any, shared: bool = False) -> None:
-        """Samples at once; recorded at the second time."""
+        """Samples at once; recorded at the second time, where no record of others tells."""
         key = (n, dtype.char, shared)
         known = self._known(key)
         if known is None and key not in self._recorded:

@@ -87,10 +87,10 @@ def _seconds(op: Operation) -> float:
     often, at = math.prod(op.shape), op.lengths
     if "q" in at:
         return often * 2 * at["m"] * at["k"] * at["p"] * _FLOP + at["q"] * op.itemsize * _BYTE
+    if "a" in op.inside[-1]:  # J diag(w) J^T, for one w or m
+        return often * at["a"] ** 2 * at["i"] * at.get("m", 1) * _FLOP
     if len(at) == 3:  # np.matmul
         return often * 2 * math.prod(op.core) * _FLOP
-    if list(at) == ["a", "i"] and "a" in op.inside[-1]:
-        return often * at["a"] ** 2 * at["i"] * _FLOP
     return often * math.prod(at.values()) * _ENTRY
 
 

@@ -40,10 +40,12 @@ class Sizes:
             return
         self._known[n] = operations
         if len(self._known) == 2:
-            (m, first), (n, second) = self._known.items()
-            alike = len(first) == len(second)
-            pairs = zip(first, second, strict=True) if alike else ()
-            self._lines = [(a, _lines(a, b, m, n)) for a, b in pairs]
+            (least, first), (most, second) = self._known.items()
+            try:
+                pairs = zip(first, second, strict=True)
+                self._lines = [(a, _lines(a, b, least, most)) for a, b in pairs]
+            except ValueError:
+                self._alike = False
 
     def at(self, n: int) -> list[Operation] | None:
         """The operations for n samples; None as long as they have to be recorded."""
@@ -57,7 +59,7 @@ class Sizes:
 
 
 def _lines(a: Operation, b: Operation, m: int, n: int) -> dict[str, Any]:
-    """By field that differs, each number as (at zero, for each sample)."""
+    """By field that differs, each number as (at zero, for each sample); ValueError if none fits."""
     return {
         name: _line(getattr(a, name), getattr(b, name), m, n)
         for name in _FIELDS
@@ -67,9 +69,11 @@ def _lines(a: Operation, b: Operation, m: int, n: int) -> dict[str, Any]:
 
 def _line(a: Any, b: Any, m: int, n: int) -> Any:
     if isinstance(a, tuple):
-        return [_line(p, q, m, n) for p, q in zip(a, b, strict=False)]
+        return [_line(p, q, m, n) for p, q in zip(a, b, strict=True)]
     slope, rest = divmod(b - a, n - m)
-    return (a - slope * m, slope) if not rest else (a, 0)
+    if rest:
+        raise ValueError(f"{a} and {b} for {m} and {n} samples")
+    return a - slope * m, slope
 
 
 def _values(line: Any, n: int) -> Any:

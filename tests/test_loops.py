@@ -600,7 +600,7 @@ def test_gram_is_the_weighted_product(n, d, width, dtype, layout, constant):
     n=st.integers(0, 3),
     d=st.integers(0, 12),
     width=st.one_of(st.integers(0, 35), st.sampled_from([256, 257, 600])),
-    m=st.integers(0, 40),
+    m=st.integers(0, 60),
     dtype=st.sampled_from(["float64", "float32"]),
     layout=st.sampled_from(["plain", "transposed", "strided"]),
     constant=st.booleans(),
@@ -688,6 +688,8 @@ def test_after_three_numbers_of_samples_no_other_is_recorded(net, counts, dtype,
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(numpy_backend, "record", recorded_again)
             same_bits(evaluate(f, want, x), expected)
+            same_bits(evaluate(f, want, x), expected)
+        assert all(recordings(f))
 
 
 def growing(n, *, more=0, ufunc=np.add):
@@ -717,6 +719,7 @@ def test_lengths_strides_and_offsets_grow_with_the_samples():
         ([growing(6)] * 2, (3, LITERALS)),
         ([growing(6)], (4, LITERALS)),
         ([growing(6)], (3, -LITERALS)),
+        ([growing(6)._replace(shape=(6,))], (3, LITERALS)),
     ],
 )
 def test_what_is_not_as_expected_is_recorded_each_time(last, shared):
@@ -728,6 +731,15 @@ def test_what_is_not_as_expected_is_recorded_each_time(last, shared):
         (8, [growing(8)], (3, LITERALS)),
     ):
         sizes.learn(n, operations, common)
+    assert sizes.at(7) is None
+
+
+@pytest.mark.parametrize("second", [(9, 4), (9,)])
+def test_what_is_not_a_multiple_is_recorded_each_time(second):
+    """Another axis, or one that grows by a fifth of an entry for each sample."""
+    sizes = Sizes()
+    for n, shape in ((4, (4, 3)), (9, second), (6, second), (8, (8, 3))):
+        sizes.learn(n, [growing(n)._replace(shape=shape)], (3, LITERALS))
     assert sizes.at(7) is None
 
 

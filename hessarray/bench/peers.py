@@ -12,6 +12,7 @@ import numpy as np
 import hessarray as ha
 from hessarray.bench.autodiff import LOSSES, in_our_axes, loss_programs, programs
 from hessarray.bench.cases import PIECE
+from hessarray.bench.host import cores
 from hessarray.bench.libraries import jax_on, library, torch_on
 from hessarray.bench.problem import Call, Problem, ours
 
@@ -28,7 +29,7 @@ class NotMeasured(Exception):
 
 @dataclass(frozen=True)
 class Peer:
-    """Another library.
+    """Another library, or hessarray on NumPy in another way.
 
     Attributes
     ----------
@@ -37,7 +38,7 @@ class Peer:
     modules : tuple of str
         What must be installed.
     install : str
-        The command that installs it.
+        The command that installs it; empty for hessarray itself.
     wants : tuple of str
         What it computes, as keys of ``cases.WANTS``.
     prepare : callable
@@ -304,9 +305,8 @@ def _one_thread(problem: Problem, device: str, threads: int) -> Calls:
 
 
 def _in_pieces(problem: Problem, device: str, threads: int) -> Calls:
-    if device != "cpu":
-        raise NotMeasured("how calls of few samples compare is measured on the CPU")
-    whole = ours(problem, library("numpy", device, threads))
+    options = {} if threads == cores() else {"threads": threads}
+    whole = ours(problem, library("numpy", device, threads), **options)
 
     def run(x: Any) -> list[Any]:
         return [whole.run(x[k : k + PIECE]) for k in range(0, problem.n, PIECE)]

@@ -5,7 +5,7 @@
                       reads it
 ... with ``scale``    (A . S) B: a Jacobian, times s'(z) of its sample, times the next weights
 ... with ``plus``     T + A B: a bias, another branch, the sum so far
-``row_dots``          A B^T of a few rows, with the same packed B (and S, and T)
+``row_dots``          A B^T of one row for each of a few samples, with the same packed B
 ``gram_plus``         T + J diag(w) J^T: the next site of a sum
 ``multiply_add``      c + a b, entry by entry
 ``product_sum``       the sum of a b over one axis: squares of a Jacobian's columns

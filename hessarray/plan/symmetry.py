@@ -17,7 +17,7 @@ from hessarray.graph.node import Node
 
 __all__ = ["assembled", "choose", "factors", "gram_pays", "gram_seconds"]
 
-_MANY = 7  # vectors w that are done at once
+_MANY = 7  # vectors w that are done at once, in float64 with AVX-512
 _HALVES = 64  # directions from which smaller products are still large ones
 
 Factors = list[tuple[str, Node]]  # the direction axis in front of each factor, and the factor
