@@ -655,6 +655,7 @@ def test_sites_of_several_outputs_are_grams_of_one_jacobian(n):
     h = net.hessian(x)
     again = net.hessian(x)  # recorded
     same_bits([h], [again])
+    assert all(recordings(net))
     for k in range(8):
         one = net.weighted_hessian(x, np.eye(8)[k])
         np.testing.assert_allclose(h[..., k], one, rtol=0, atol=1e-14 * abs(one).max())
