@@ -30,7 +30,7 @@ __all__ = ["NumpyBackend", "cores", "in_threads"]
 _CACHE_BYTES = 1 << 19
 # Every chunk reads the constants: its arithmetic should take several times as long as that. A few
 # tens of samples do, even where each is one row of every product.
-_FLOPS_PER_BYTE = 16
+_FLOPS_PER_BYTE = 25
 _LEAST_CHUNK, _MOST_BYTES = 32, 24 << 20
 # Rows of a product at a time, with AVX-512: one or two that are left take as long as four.
 _TILE, _MANY_PIECES = 8, 16
