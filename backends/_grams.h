@@ -2,8 +2,8 @@
  *
  * Results for one pair of directions and all w lie side by side, and so they are computed: the products
  * J_a . J_b, some pairs at a time, times the matrix of the w (``_tiles.h``), for a <= b. The others are
- * copies. A few w are done one by one (``_gram.h``): they would fill a small part of a vector. The
- * planner's costs know that limit for float64 and vectors of 64 bytes (``plan/symmetry.py``).
+ * copies. Where the w fill too little of their vectors they are done one by one (``_gram.h``). The
+ * planner's costs know that rule for float64 and vectors of 64 bytes (``plan/symmetry.py``).
  */
 
 #define NAME PASTE(KIND, _grams)
@@ -43,7 +43,8 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
 {
     const npy_intp n = sizes[0], d = sizes[1], width = sizes[2], m = sizes[3];
     const npy_intp *in_j = steps + 3, *in_w = in_j + 2, *in_out = in_w + 2;
-    if (m + 1 < LANES) {
+    npy_intp filled = (m + LANES - 1) / LANES * LANES;
+    if (m < filled && (m < LANES || 4 * m < 3 * filled)) {
         npy_intp of_one[] = {m, d, width};
         for (npy_intp k = 0; k < n; k++) {
             char *at[] = {args[0] + k * steps[0], args[1] + k * steps[1], args[2] + k * steps[2]};
@@ -55,7 +56,7 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
     }
     npy_intp most = width < MOST_DEPTH ? width : MOST_DEPTH, line = 64 / sizeof(REAL);
     npy_intp apart = ((most + line - 1) / line | 1) * line; /* no rows share a set of the cache */
-    npy_intp packed = width * ((m + LANES - 1) / LANES * LANES);
+    npy_intp packed = width * filled;
     REAL *memory = malloc((PAIRS_AT_ONCE * apart + packed + line) * sizeof(REAL));
     if (memory == NULL) {
         complain(NULL);

@@ -17,7 +17,7 @@ from hessarray.graph.node import Node
 
 __all__ = ["assembled", "choose", "factors", "gram_pays", "gram_seconds"]
 
-_MANY = 7  # vectors w that are done at once, in float64 with AVX-512
+_LANES = 8  # of a vector, in float64 with AVX-512
 _HALVES = 64  # directions from which smaller products are still large ones
 
 Factors = list[tuple[str, Node]]  # the direction axis in front of each factor, and the factor
@@ -25,8 +25,8 @@ Factors = list[tuple[str, Node]]  # the direction axis in front of each factor, 
 
 def gram_seconds(a: int, m: int, width: int, costs: Costs) -> float:
     """J diag(w) J^T of one sample for m vectors w: ``backends/_gram.h`` and ``_grams.h``."""
-    if m >= _MANY:  # the products of two rows times the matrix of the w, eight of them at a time
-        lanes = -(-m // 8) * 8
+    lanes = -(-m // _LANES) * _LANES
+    if m == lanes or (m > _LANES and 4 * m >= 3 * lanes):  # products of two rows times all the w
         pair = 0.6 * costs.row + 2 * width * lanes * costs.flop
         return a * (a + 1) / 2 * pair + 1.5 * width * lanes * costs.entry + costs.matrix / 3
     blocks = -(-a // 5)  # of at most five directions
