@@ -11,13 +11,10 @@
 #define NAME PASTE(KIND, _gram)
 #define SAMPLE PASTE(NAME, _sample)
 #define COPIED PASTE(NAME, _copied)
-#define QUAD PASTE(NAME, _quad)
 #define AT PASTE(NAME, _at)
 #define STORE PASTE(NAME, _store)
 #define TILE PASTE(NAME, _tile)
 #define MOST (SIDE * SIDE)
-
-typedef REAL QUAD __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
 /* ``count`` vectors become half as many, while their lanes are more than one sum's. */
 #define HALVE(lanes)                                                                              \
@@ -235,7 +232,6 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
 #undef COPIED
 #undef STORE
 #undef PUT
-#undef QUAD
 #undef AT
 #undef TILE
 #undef MOST

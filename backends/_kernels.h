@@ -12,6 +12,7 @@
 #include "_row_dots.h"
 
 #undef VEC
+#undef QUAD
 #undef PAIRS
 #undef BLOCK
 #undef COLUMNS

@@ -951,6 +951,7 @@ enum { ADD, MULTIPLY, MULTIPLY_ADD };
 #define MOST_DEPTH 256 /* rows of B at a time: the columns of a tile stay in the nearest caches */
 #define MOST_PANELS 11 /* tiles of columns at a time: they fill half the second cache */
 #define MOST_ROWS 96   /* rows of A at a time */
+#define MOST_FILLED 128 /* directions whose results may be made where vectors fit, and copied */
 
 #if defined(__x86_64__)
 #define AVX512 __attribute__((target("avx512f,avx512dq,avx512vl,fma")))

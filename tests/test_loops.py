@@ -598,7 +598,7 @@ def test_gram_is_the_weighted_product(n, d, width, dtype, layout, constant):
 @needs_loops
 @given(
     n=st.integers(0, 3),
-    d=st.integers(0, 12),
+    d=st.one_of(st.integers(0, 12), st.sampled_from([13, 25, 26, 27, 40])),
     width=st.one_of(st.integers(0, 35), st.sampled_from([256, 257, 600])),
     m=st.integers(0, 60),
     dtype=st.sampled_from(["float64", "float32"]),
@@ -618,6 +618,17 @@ def test_grams_are_the_weighted_products(n, d, width, m, dtype, layout, constant
     expected = np.einsum("...ai,...bi,...mi->...abm", *operands)
     bound = np.einsum("...ai,...bi,...mi->...abm", *map(abs, operands))
     assert np.all(abs(found - expected) <= (width + 3) * np.finfo(dtype).eps * bound)
+    np.testing.assert_array_equal(found, found.swapaxes(1, 2))
+
+
+@needs_loops
+@pytest.mark.parametrize("m", [7, 21])
+@pytest.mark.parametrize("d", [127, 128, 129, 130])
+def test_grams_of_many_directions(d, m):
+    rng = np.random.default_rng(d)
+    j, w = rng.standard_normal((2, d, 9)), rng.standard_normal((2, m, 9))
+    found = numpy_loops._loops.grams(j, w)
+    np.testing.assert_allclose(found, np.einsum("...ai,...bi,...mi->...abm", j, j, w), atol=1e-12)
     np.testing.assert_array_equal(found, found.swapaxes(1, 2))
 
 

@@ -160,23 +160,38 @@ class _Joining:
         """Contractions over the samples' own values, side by side along an axis they sum over."""
         alike: dict[Hashable, list[tuple[float, Node]]] = defaultdict(list)
         for c, node in terms:
-            alike[_contraction_key(node, c)].append((c, node))
+            alike[_contraction_key(node, c, self.costs.gram)].append((c, node))
         result = []
         for found in alike.values():
             c, first = found[0]
-            columns = [*zip(*(node.args for _, node in found), strict=True)]
-            # Operands that wait for one another leave the cache meanwhile.
+            # Operands that wait for one another leave the cache meanwhile; constants are copied.
             entries = sum(max((a.size for a in node.args), default=0) for _, node in found)
-            rows = sum(math.prod(a.shape[:-1]) for _, node in found for a in node.args)
+            entries += sum(2 * a.size for _, node in found for a in node.args[:1] if a.level != SAMPLE)
+            rows = sum(math.prod(a.shape[:-1]) for _, node in found for a in {*node.args})
             lost = self.n * (entries * self.costs.entry / 2 + rows * self.costs.row)
             saved = (len(found) - 1) * (4 * self.costs.call + self.n * self._overhead(first))
             distinct = len(found) > 1 and found[0][1] is not found[1][1]
-            if distinct and lost < saved:
+            if not distinct or lost >= saved:
+                result += found
+            elif _weighs(first) and self.costs.gram:
+                result.append((1.0, self._one_site(found)))
+            else:
+                columns = [*zip(*(node.args for _, node in found), strict=True)]
                 joined = [self.b.concat(parts, len(parts[0].shape) - 1) for parts in columns]
                 result.append((c, self.b.make(first.op, tuple(joined), first.shape)))
-            else:
-                result += found
         return result
+
+    def _one_site(self, found: Sequence[tuple[float, Node]]) -> Node:
+        """The sum of some J diag(w) J^T as one, of all the J and all the w side by side."""
+        weights = []
+        for c, node in found:
+            assert isinstance(node.op, Einsum)
+            terms, output = node.op.inputs[2:], node.op.output[2:] + "b"
+            weights.append(self.b.einsum(terms, output, node.args[2:], c * node.op.scale))
+        j = self.b.concat([node.args[0] for _, node in found], 1)
+        w = self.b.concat(weights, len(weights[0].shape) - 1)
+        outer = LETTERS[3 : 2 + len(w.shape)]
+        return self.b.einsum(["ab", "cb", outer + "b"], "ac" + outer, [j, j, w])
 
     def _overhead(self, node: Node) -> float:
         """Seconds of a contraction and its place in a sum for one sample, but multiply-adds."""
@@ -227,9 +242,11 @@ def _matrix_key(node: Node) -> Hashable:
     return node.op.inputs, node.op.output, split, rest
 
 
-def _contraction_key(node: Node, coefficient: float) -> Hashable:
+def _contraction_key(node: Node, coefficient: float, gram: bool) -> Hashable:
     """Equal for contractions of samples' values that can run side by side."""
     op = node.op
+    if gram and _weighs(node):
+        return node.shape
     if not isinstance(op, Einsum) or len(node.args) < 2 or node.args[0].level != SAMPLE:
         return id(node)
     last = {t[-1:] for t in op.inputs}
@@ -238,6 +255,19 @@ def _contraction_key(node: Node, coefficient: float) -> Hashable:
     if any(t.count(t[-1]) > 1 for t in op.inputs):
         return id(node)
     return op, coefficient, tuple(a.shape[:-1] for a in node.args)
+
+
+def _weighs(node: Node) -> bool:
+    """Whether this is J diag(w) J^T, the w given by what follows J and J."""
+    op = node.op
+    return (
+        isinstance(op, Einsum)
+        and op.inputs[:2] == ("ab", "cb")
+        and node.args[0] is node.args[1]
+        and op.output[:2] == "ac"
+        and "b" not in op.output
+        and set("".join(op.inputs[2:])) == {"b", *op.output[2:]}
+    )
 
 
 # ---- equal elementwise operations ----------------------------------------------------------------

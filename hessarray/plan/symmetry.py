@@ -18,6 +18,7 @@ from hessarray.graph.node import Node
 __all__ = ["assembled", "choose", "factors", "gram_pays", "gram_seconds"]
 
 _LANES = 8  # of a vector, in float64 with AVX-512
+_MOST_FILLED = 128  # directions up to which a vector is filled up
 _HALVES = 64  # directions from which smaller products are still large ones
 
 Factors = list[tuple[str, Node]]  # the direction axis in front of each factor, and the factor
@@ -25,14 +26,17 @@ Factors = list[tuple[str, Node]]  # the direction axis in front of each factor, 
 
 def gram_seconds(a: int, m: int, width: int, costs: Costs) -> float:
     """J diag(w) J^T of one sample for m vectors w: ``backends/_gram.h`` and ``_grams.h``."""
-    lanes = -(-m // _LANES) * _LANES
-    if m == lanes or (m > _LANES and 4 * m >= 3 * lanes):  # products of two rows times all the w
-        pair = 0.6 * costs.row + 2 * width * lanes * costs.flop
-        return a * (a + 1) / 2 * pair + 1.5 * width * lanes * costs.entry + costs.matrix / 3
+    rest = m % _LANES  # one by one, where they leave half of a vector empty
+    if rest > _LANES // 2 and a <= _MOST_FILLED:
+        rest = 0
+    many = -(-(m - rest) // _LANES) * _LANES
+    pair = 2 * width * costs.flop + 1.2 * costs.entry
+    seconds = many * (a * (a + 1) / 2 * pair + 0.8 * width * costs.entry)
     blocks = -(-a // 5)  # of at most five directions
     tile = 1.6 * costs.row + 0.75 * 2 * (a / blocks) ** 2 * width * costs.flop
     spread = a * a * 2 * costs.entry if m > 1 else 0.0  # results of several w alternate in memory
-    return m * (blocks * (blocks + 1) / 2 * tile + spread + costs.matrix / 6)
+    seconds += rest * (blocks * (blocks + 1) / 2 * tile + spread + costs.matrix / 6)
+    return seconds + (costs.matrix / 3 if many else 0.0)
 
 
 def gram_pays(a: int, m: int, width: int, costs: Costs, folded: bool = False) -> bool:
