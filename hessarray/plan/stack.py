@@ -164,19 +164,23 @@ class _Joining:
         result = []
         for found in alike.values():
             c, first = found[0]
+            gram = self.costs.gram and _weighs(first)
+            operands = [node.args[gram:] for _, node in found]  # J once
             # Operands that wait for one another leave the cache meanwhile; constants are copied.
-            entries = sum(max((a.size for a in node.args), default=0) for _, node in found)
-            entries += sum(2 * a.size for _, node in found for a in node.args[:1] if a.level != SAMPLE)
-            rows = sum(math.prod(a.shape[:-1]) for _, node in found for a in {*node.args})
+            entries = sum(max((a.size for a in args), default=0) for args in operands)
+            entries += sum(
+                2 * args[0].size for args in operands if gram and args[0].level != SAMPLE
+            )
+            rows = sum(math.prod(a.shape[:-1]) for args in operands for a in args)
             lost = self.n * (entries * self.costs.entry / 2 + rows * self.costs.row)
             saved = (len(found) - 1) * (4 * self.costs.call + self.n * self._overhead(first))
             distinct = len(found) > 1 and found[0][1] is not found[1][1]
             if not distinct or lost >= saved:
                 result += found
-            elif _weighs(first) and self.costs.gram:
+            elif gram:
                 result.append((1.0, self._one_site(found)))
             else:
-                columns = [*zip(*(node.args for _, node in found), strict=True)]
+                columns = zip(*operands, strict=True)
                 joined = [self.b.concat(parts, len(parts[0].shape) - 1) for parts in columns]
                 result.append((c, self.b.make(first.op, tuple(joined), first.shape)))
         return result
