@@ -32,11 +32,11 @@ from hessarray.plan.want import Want
 if TYPE_CHECKING:  # the planner is loaded with the first plan, not with `import hessarray`
     from hessarray.plan.plan import Plan
 
-__all__ = ["Evaluation", "derived_nodes"]
+__all__ = ["Evaluation", "derived_nodes", "planned_for"]
 
 Shape = tuple[int, ...]
 _MOST_READY = 64
-_LARGEST_DECADE = 3
+_HANDFUL, _MANY = 3, 100  # samples: at most so many; what a plan for more is made for
 _SPAN_BYTES = 16 << 20  # of results that are consumed at a time (docs/decisions/0018)
 _FEW = 64  # samples for which weights are repeated: a program of its own for them costs more
 _CACHED = (
@@ -431,14 +431,11 @@ class Evaluation:
         return want, {}
 
     def _plan(self, want: Want, n: int, backend: Backend) -> Plan:
-        """The cached plan for this signature, this magnitude of n and this library's costs."""
+        """The cached plan for this signature, about so many samples and this library's costs."""
         from hessarray.plan.plan import make_plan
 
-        graph = self.graph()
-        bucket = 0 if n <= 1 else round(math.log10(n))
-        if backend.in_place:  # more samples come in more chunks of the same kind
-            bucket = min(bucket, _LARGEST_DECADE)
-        key = (want, bucket, backend.name)
+        graph, about = self.graph(), planned_for(n, backend)
+        key = (want, about, backend.name)
         plan = self._plans.get(key)
         if plan is None:
             if not self._warned:
@@ -446,7 +443,7 @@ class Evaluation:
             with self._lock:
                 plan = self._plans.get(key)
                 if plan is None:
-                    plan = self._plans[key] = make_plan(graph, want, 10**bucket, backend.costs)
+                    plan = self._plans[key] = make_plan(graph, want, about, backend.costs)
         return plan
 
     def _check_memory(
@@ -600,6 +597,18 @@ class Evaluation:
 def _flat(seeds: Mapping[str, Any]) -> tuple[Any, ...]:
     """The arrays among the seeds: one tangent for each input, one array for everything else."""
     return tuple(a for k, s in seeds.items() for a in (s if k == "p" else (s,)))
+
+
+def planned_for(n: int, backend: Backend) -> int:
+    """How many samples a plan for n is made for: few plans serve every n.
+
+    Where chunks are computed in place, a hundred samples stand for all but a handful: more of them come
+    in more chunks of the same kind. Elsewhere calls are dear, and every power of ten has its plan.
+    """
+    if backend.in_place:
+        return _MANY if n > _HANDFUL else 1
+    power: int = 10 ** round(math.log10(max(n, 1)))
+    return power
 
 
 def derived_nodes(graph: Graph, want: Want) -> dict[str, Any]:

@@ -376,8 +376,8 @@ def test_plan_source_is_the_program():
         assert_close(np.reshape(a, b.shape), b, 1e-14)
 
 
-@pytest.mark.parametrize("n", [1, 10, 1000, 100_000])
-def test_plans_of_every_magnitude_give_the_same(n):
+@pytest.mark.parametrize("n", [1, 10, 1000])
+def test_plans_for_any_number_of_samples_give_the_same(n):
     """The plan for n samples, carried out on a few."""
     net, x = network(), normal(31, 5, 3)
     plan = net.plan(n=n)
@@ -473,19 +473,19 @@ def in_a_thread(call):
 
 
 def test_large_work_buffers_are_given_back():
-    net = ha.fully_connected([180, 200, 200, 200], act="tanh", seed=0)
-    x = normal(43, 2, 180)
+    net = ha.fully_connected([215, 200, 200, 200], act="tanh", seed=0)
+    x = normal(43, 2, 215)
     work = 8 * net.plan(n=2, want="hessian").entries_per_sample
-    assert work > 100e6
+    assert work > 64 << 20
     tracemalloc.start()
     try:
         shape = net.hessian(x, threads=1).shape
         kept, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert shape == (2, 180, 180, 200)
+    assert shape == (2, 215, 215, 200)
     assert peak > work
-    assert kept < 115e6
+    assert kept < 10e6
 
 
 def test_threads_that_trace_for_the_first_time_together():

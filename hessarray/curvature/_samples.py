@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from hessarray._evaluation import Evaluation
+from hessarray._evaluation import Evaluation, planned_for
 from hessarray.backends import Backend, backend_of
 from hessarray.backends.protocol import Run
 from hessarray.function import Function
@@ -47,13 +46,13 @@ class Samples(Evaluation):
         return model
 
     def _plan(self, want: Want, n: int, backend: Backend) -> Plan:
-        bucket = 0 if n <= 1 else round(math.log10(n))
-        key = (bucket, backend.name)
+        about = planned_for(n, backend)
+        key = (about, backend.name)
         with self._lock:
             plan = self._plans.get(key)
             if plan is None:
-                program = lower(self.builder, self.nodes, 10**bucket, backend.costs)
-                plan = Plan(want, 10**bucket, Bracket(), "sum over samples", 0, program)
+                program = lower(self.builder, self.nodes, about, backend.costs)
+                plan = Plan(want, about, Bracket(), "sum over samples", 0, program)
                 self._plans[key] = plan
         return plan
 
