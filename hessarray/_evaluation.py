@@ -602,8 +602,9 @@ def _flat(seeds: Mapping[str, Any]) -> tuple[Any, ...]:
 def planned_for(n: int, backend: Backend) -> int:
     """How many samples a plan for n is made for: few plans serve every n.
 
-    Where chunks are computed in place, a hundred samples stand for all but a handful: more of them come
-    in more chunks of the same kind. Elsewhere calls are dear, and every power of ten has its plan.
+    Where chunks are computed in place, a hundred samples stand for all but a handful: more of them
+    come in more chunks of the same kind. Elsewhere calls are dear, and each power of ten has its
+    plan.
     """
     if backend.in_place:
         return _MANY if n > _HANDFUL else 1

@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 
 import hessarray as ha
-from hessarray.bench import command, peers
+from hessarray.bench import command, peers, run
 from hessarray.bench.autodiff import programs
 from hessarray.bench.cases import GROUPS, TARGETS, WANTS, Case, cases, mlp, model_case
 from hessarray.bench.libraries import LIBRARIES, library
-from hessarray.bench.machine import limits
+from hessarray.bench.machine import limits, speed
 from hessarray.bench.measure import difference, in_turn, median_ratio
 from hessarray.bench.memory import peak
 from hessarray.bench.peers import PEERS, NotMeasured, missing
@@ -175,6 +175,24 @@ def test_in_turn() -> None:
     assert [i for _, i in order[3:]] == [i % 2 for i in range(len(order) - 3)]
     assert len(order) > 4
     assert median_ratio(np.asarray([[1.0, 3.0], [2.0, 4.0], [1.0, 9.0]])) == 3.0
+
+
+def test_the_limit_is_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, lib = Case("mlp", "", RESIDUAL, 4), library("numpy", "cpu", 1)
+    products = speed(lib, 2, quick=True)
+    assert products.flops == 2 * 2 * 64**3
+    assert products.run() is None
+
+    def both(found: list[Call], *rest: Any, **options: Any) -> np.ndarray:
+        assert found[-1].run is products.run
+        return np.asarray([[1e-3, 4e-3], [4e-3, 2e-3], [2e-3, 3e-3]])
+
+    monkeypatch.setattr(run, "in_turn", both)
+    monkeypatch.setattr(run, "alone", lambda *rest, **options: np.asarray([5.0]))
+    row = run.run_case(case, lib, {"bytes": 1e9}, products, run.Settings([], 1, 0.0, 1))
+    assert row.error is None and row.seconds == 5.0
+    limit = row.flops / products.flops * 2e-3 + row.bytes / 1e9
+    assert row.share == pytest.approx(limit / 1e-3)  # each at its best
 
 
 def test_limits_and_memory() -> None:

@@ -376,7 +376,7 @@ def test_plan_source_is_the_program():
         assert_close(np.reshape(a, b.shape), b, 1e-14)
 
 
-@pytest.mark.parametrize("n", [1, 10, 1000])
+@pytest.mark.parametrize("n", [1, 100])
 def test_plans_for_any_number_of_samples_give_the_same(n):
     """The plan for n samples, carried out on a few."""
     net, x = network(), normal(31, 5, 3)

@@ -14,7 +14,7 @@ from hessarray.bench import plot
 from hessarray.bench.cases import GROUPS, WANTS, Case, cases, model_case
 from hessarray.bench.host import cores
 from hessarray.bench.libraries import DEVICES, LIBRARIES, Library, library
-from hessarray.bench.machine import describe, limits, use_threads
+from hessarray.bench.machine import describe, limits, speed, use_threads
 from hessarray.bench.peers import PEERS, missing
 from hessarray.bench.report import duration, table, write_json, write_markdown
 from hessarray.bench.rows import Report, Row
@@ -193,11 +193,13 @@ def _rows(
     quick = options.quick
     seconds = options.seconds or (0.02 if quick else 2.0)
     settings = Settings(options.against, options.threads, seconds, 2 if quick else 3)
+    speeds = {lib.name: speed(lib, options.threads, quick=quick) for lib in libraries}
     jobs = [(case, lib) for case in chosen for lib in libraries if case.only_on in (None, lib.name)]
     for i, (case, lib) in enumerate(jobs, 1):
         start = time.perf_counter()
         _say(f"[{i}/{len(jobs)}] {case.group}: {case.name}, n = {case.n:,}, on {lib.name}", end="")
-        row = run_case(case, lib, found[lib.name], settings, lambda name: _say(f", {name}", end=""))
+        limits_of = found[lib.name], speeds[lib.name]
+        row = run_case(case, lib, *limits_of, settings, lambda name: _say(f", {name}", end=""))
         outcome = row.error or row.reason or duration(row.seconds)
         _say(f": {outcome} ({time.perf_counter() - start:.1f} s)")
         yield row

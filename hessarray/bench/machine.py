@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from hessarray.bench.host import cores, cpu, total_bytes
 from hessarray.bench.libraries import Library
 
-__all__ = ["describe", "limits", "use_threads"]
+__all__ = ["Speed", "describe", "limits", "speed", "use_threads"]
 
 _PACKAGES = ("hessarray", "numpy", "torch", "jax", "jaxlib", "hessQuik", "folx", "NeuralFoil")
 _CUPY = ("cupy", "cupy-cuda12x", "cupy-cuda13x")
@@ -79,6 +80,43 @@ def limits(library: Library, threads: int, *, quick: bool = False) -> dict[str, 
         for dtype in ("float64", "float32")
     }
     return found | {"bytes": _copy(library, threads, size << 20)}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """GEMMs in float64, to be timed in turn with what is measured.
+
+    Attributes
+    ----------
+    run : callable
+        Multiplies once, and returns when that is done.
+    flops : int
+        Of a call.
+    """
+
+    run: Callable[[], Any]
+    flops: int
+
+
+def speed(library: Library, threads: int, *, quick: bool = False) -> Speed:
+    """How fast this machine multiplies just now, on so many threads.
+
+    On NumPy each thread has a product of its own: the threads of a BLAS library look for more work
+    for some milliseconds after a product, in the way of whoever is measured next.
+    """
+    size = 64 if quick else 8192 if library.device == "cuda" else 1024
+    rng = np.random.default_rng(0)
+    a, b = (library.array(rng.standard_normal((size, size))) for _ in range(2))
+    if library.name != "numpy":
+        return Speed(lambda: library.wait(a @ b), 2 * size**3)
+    blas, pool = ThreadpoolController(), ThreadPoolExecutor(threads)
+    results = [np.empty((size, size)) for _ in range(threads)]
+
+    def run() -> None:
+        with blas.limit(limits=1, user_api="blas"):
+            list(pool.map(lambda out: np.matmul(a, b, out=out), results))
+
+    return Speed(run, threads * 2 * size**3)
 
 
 def _best(call: Callable[[], Any], rounds: int = 5) -> float:

@@ -52,7 +52,8 @@ class Row:
     flops, bytes : int or None
         Of the plan; bytes of inputs and results.
     share : float or None
-        (flops / GEMM peak + bytes / copy bandwidth) / seconds.
+        (flops / speed of GEMMs + bytes / copy bandwidth) / seconds, GEMMs and hessarray timed in
+        turn, each at its best.
     outcomes : list of Outcome
         The peers.
     figures : dict

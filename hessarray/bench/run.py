@@ -13,6 +13,7 @@ from hessarray.bench import memory
 from hessarray.bench.cases import Case
 from hessarray.bench.host import cores
 from hessarray.bench.libraries import Library
+from hessarray.bench.machine import Speed
 from hessarray.bench.measure import alone, difference, in_turn, median_ratio
 from hessarray.bench.peers import PEERS, NotMeasured, missing
 from hessarray.bench.problem import Call, Problem, costs, ours, problem
@@ -51,11 +52,13 @@ def run_case(
     case: Case,
     library: Library,
     limits: dict[str, float],
+    speed: Speed,
     settings: Settings,
     say: Callable[[str], None] = lambda text: None,
 ) -> Row:
     """One row: hessarray next to every peer that knows what is wanted.
 
+    ``limits`` and ``speed`` are those of the machine; its GEMMs are timed in turn with hessarray.
     ``say`` is told which peer is measured next. What fails is written into the row.
     """
     row = Row(case.group, case.name, case.want, case.n, library.name)
@@ -87,7 +90,10 @@ def run_case(
     if not seconds:
         seconds = [alone(mine, settings.seconds, least=settings.least)]
     row.seconds = float(np.median(np.concatenate(seconds)))
-    row.share = (row.flops / limits["float64_flops"] + row.bytes / limits["bytes"]) / row.seconds
+    gemm = Call(speed.run, [()], lambda found: ())
+    took, products = in_turn([mine, gemm], settings.seconds, least=settings.least).min(axis=0)
+    limit = row.flops / speed.flops * products + row.bytes / limits["bytes"]
+    row.share = float(limit / took)
     return row
 
 
