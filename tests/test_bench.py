@@ -190,7 +190,8 @@ def test_the_limit_is_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "in_turn", both)
     monkeypatch.setattr(run, "alone", lambda *rest, **options: np.asarray([5.0]))
     row = run.run_case(case, lib, {"bytes": 1e9}, products, run.Settings([], 1, 0.0, 1))
-    assert row.error is None and row.seconds == 5.0
+    assert row.error is None
+    assert row.seconds == 5.0
     limit = row.flops / products.flops * 2e-3 + row.bytes / 1e9
     assert row.share == pytest.approx(limit / 1e-3)  # each at its best
 

@@ -249,16 +249,16 @@ class Node:
 def topological(outputs: list[Node]) -> list[Node]:
     """All nodes that the outputs need, arguments first (iterative: depth is no limit)."""
     order: list[Node] = []
-    done: set[int] = set()
-    stack: list[tuple[Node, bool]] = [(o, False) for o in reversed(outputs)]
+    done: set[Node] = set()
+    stack = [*reversed(outputs)]
     while stack:
-        node, ready = stack.pop()
-        if id(node) in done:
+        node = stack[-1]
+        waiting = [] if node in done else [a for a in node.args if a not in done]
+        if waiting:
+            stack += reversed(waiting)
             continue
-        if ready:
-            done.add(id(node))
+        stack.pop()
+        if node not in done:
+            done.add(node)
             order.append(node)
-        else:
-            stack.append((node, True))
-            stack.extend((a, False) for a in reversed(node.args) if id(a) not in done)
     return order

@@ -87,4 +87,6 @@ def _merged(builder: Builder, node: Node, args: tuple[Node, ...], uses: Counter[
         else:
             terms.append(term)
             nodes.append(arg)
+    if len(terms) == len(args) and all(a is b for a, b in zip(nodes, node.args, strict=True)):
+        return node
     return builder.einsum(terms, op.output, nodes, scale)
