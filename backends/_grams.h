@@ -1,8 +1,8 @@
 /* J diag(w) J^T for many w at once: the loop for one type and kind of processor.
  *
  * Results for one pair of directions (a, b) and all w lie side by side, and so they are computed:
- * the sum over i of J_bi (J_ai w_i), where the product in brackets serves a tile of ``WITH`` directions
- * b and two vectors of w, as many sums as fit the registers. Each a meets itself and the d / 2
+ * the sum over i of J_bi (J_ai w_i), where the product in brackets serves a tile of up to ``WITH``
+ * directions b and two vectors of w, as many sums as fit the registers. Each a meets itself and the d / 2
  * directions that follow, around the end: every pair once, and tiles of nearly equal height. Of an even
  * d the last of these serves half of the a. The mirror image is stored along. Where the w fill too
  * little of their vectors they are done one by one (``_gram.h``). The planner's costs know that rule
@@ -15,7 +15,7 @@
 #define ALL PASTE(NAME, _all)
 #define PANEL PASTE(NAME, _panel)
 #define COPIED PASTE(NAME, _copied)
-#define WITH (3 * ROWS + 1)
+#define WITH (ROWS > 2 ? 13 : 6)
 #define WIDE (2 * LANES)
 
 /* The w as panels of two vectors of them, the entries for each i side by side. */
@@ -117,8 +117,8 @@ TARGET static void ALL(int rows, int vectors, npy_intp depth, const char *j,
         CASE(4)
         CASE(5)
         CASE(6)
-        CASE(7)
 #if ROWS > 2
+        CASE(7)
         CASE(8)
         CASE(9)
         CASE(10)
@@ -174,9 +174,10 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
     const npy_intp n = sizes[0], d = sizes[1], width = sizes[2], m = sizes[3], one = sizeof(REAL);
     const npy_intp *in_j = steps + 3, *in_w = in_j + 2, *in_out = in_w + 2;
     npy_intp rest = m % LANES, many = rest > LANES / 2 && d <= MOST_FILLED ? m : m - rest;
-    npy_intp filled = (many + LANES - 1) / LANES * LANES, apart = in_j[1] == one ? in_j[0] : width * one;
-    int whole = many == filled && in_out[2] == one;
-    size_t packed = width * filled, copied = apart == in_j[0] ? 0 : (d * width + LANES - 1) / LANES * LANES;
+    npy_intp filled = (many + LANES - 1) / LANES * LANES;
+    int there = in_j[1] == one, whole = many == filled && in_out[2] == one;
+    npy_intp apart = there ? in_j[0] : width * one;
+    size_t packed = width * filled, copied = there ? 0 : (d * width + LANES - 1) / LANES * LANES;
     size_t spread = whole ? 0 : d * d * WIDE;
     char *memory = malloc((packed + copied + spread) * one + 64 + 2 * d * sizeof(PASTE(NAME, _direction)));
     if (memory == NULL) {
@@ -192,7 +193,7 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
         if (many > 0 && (k == 0 || steps[1] != 0)) {
             PACKED(w, v, many, width, in_w[0], in_w[1]);
         }
-        for (npy_intp a = 0; copied > 0 && a < d; a++) {
+        for (npy_intp a = 0; !there && a < d; a++) {
             for (npy_intp i = 0; i < width; i++) {
                 copy[a * width + i] = *(const REAL *)(j + a * in_j[0] + i * in_j[1]);
             }
@@ -206,7 +207,7 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
                 all[a].right = a % d * (fits ? in_out[1] : across * one);
             }
             char *to = out + q * in_out[2];
-            PANEL(copied > 0 ? (char *)copy : j, d, width, all, w + q * width, vectors,
+            PANEL(there ? j : (char *)copy, d, width, all, w + q * width, vectors,
                   fits ? to : (char *)found);
             if (!fits) {
                 COPIED(to, in_out, found, d, across, many - q < across ? many - q : across);

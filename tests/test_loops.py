@@ -571,7 +571,7 @@ def laid_out(rng, shape, dtype, layout):
         wide = np.zeros((*shape[:-1], 2 * shape[-1] + 1), dtype)
         wide[..., 1::2] = a
         return wide[..., 1::2]
-    return a
+    return a[..., ::-1] if layout == "backwards" else a
 
 
 @needs_loops
@@ -580,7 +580,7 @@ def laid_out(rng, shape, dtype, layout):
     d=st.integers(0, 27),
     width=st.integers(0, 35),
     dtype=st.sampled_from(["float64", "float32"]),
-    layout=st.sampled_from(["plain", "transposed", "strided"]),
+    layout=st.sampled_from(["plain", "transposed", "strided", "backwards"]),
     constant=st.booleans(),
 )
 def test_gram_is_the_weighted_product(n, d, width, dtype, layout, constant):
@@ -602,9 +602,9 @@ def test_gram_is_the_weighted_product(n, d, width, dtype, layout, constant):
     width=st.one_of(st.integers(0, 35), st.sampled_from([256, 257, 600])),
     m=st.integers(0, 60),
     dtype=st.sampled_from(["float64", "float32"]),
-    layout=st.sampled_from(["plain", "transposed", "strided"]),
+    layout=st.sampled_from(["plain", "transposed", "strided", "backwards"]),
     constant=st.booleans(),
-    into=st.sampled_from([None, "plain", "transposed", "strided"]),
+    into=st.sampled_from([None, "plain", "transposed", "strided", "backwards"]),
 )
 def test_grams_are_the_weighted_products(n, d, width, m, dtype, layout, constant, into):
     rng = np.random.default_rng(d)

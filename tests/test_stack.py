@@ -162,6 +162,27 @@ def test_one_sample_reads_large_matrices_once_on_the_way_forward(monkeypatch):
         assert (4 in rows) == (n == 1)
 
 
+@pytest.mark.skipif(not backend_named("numpy").costs.gram, reason="built without a C compiler")
+@pytest.mark.parametrize(("m", "inner"), [(16, 0), (21, 0), (7, 2), (16, 2)])
+def test_all_sites_of_many_outputs_are_one_contraction(m, inner, monkeypatch):
+    """The first has a constant J, the last a constant G, and those of residual layers a factor."""
+
+    def network():
+        layers = [ha.Residual(48, h=0.5, act="tanh") for _ in range(inner)]
+        ends = ha.Dense(48, 48, act="softplus"), ha.Dense(48, m)
+        return ha.Network(ha.Dense(18, 48, act="tanh"), *layers, *ends, seed=0)
+
+    net, x = network(), np.random.default_rng(0).standard_normal((20, 18))
+    plan, h = net.plan(100, "hessian"), net.hessian(x)
+    sites = [s for s in plan.program.at(2) if s.op == "gram"]
+    assert [s.args[0].shape for s in sites] == [(18, 48 * plan.sites)]
+    np.testing.assert_array_equal(h, h.swapaxes(1, 2))
+    unstacked(monkeypatch)
+    apart = network()
+    assert sum(s.op == "gram" for s in apart.plan(100, "hessian").program.at(2)) == plan.sites
+    np.testing.assert_allclose(h, apart.hessian(x), rtol=0, atol=1e-14 * abs(h).max())
+
+
 # ---- the same results --------------------------------------------------------------------------
 
 
