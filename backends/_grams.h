@@ -5,8 +5,9 @@
  * directions b and two vectors of w, as many sums as fit the registers. Each a meets itself and the d / 2
  * directions that follow, around the end: every pair once, and tiles of nearly equal height. Of an even
  * d the last of these serves half of the a. The mirror image is stored along. Where the w fill too
- * little of their vectors they are done one by one (``_gram.h``). The planner's costs know that rule
- * for float64 and vectors of 64 bytes (``plan/symmetry.py``).
+ * little of their vectors, or the results are too many to be copied, they are done one by one
+ * (``_gram.h``). The planner's costs know that rule for float64 and vectors of 64 bytes
+ * (``plan/symmetry.py``).
  */
 
 #define NAME PASTE(KIND, _grams)
@@ -178,7 +179,7 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
     int there = in_j[1] == one, whole = many == filled && in_out[2] == one;
     npy_intp apart = there ? in_j[0] : width * one;
     size_t packed = width * filled, copied = there ? 0 : (d * width + LANES - 1) / LANES * LANES;
-    size_t spread = whole ? 0 : d * d * WIDE;
+    size_t spread = whole || many == 0 ? 0 : d * d * WIDE;
     char *memory = malloc((packed + copied + spread) * one + 64 + 2 * d * sizeof(PASTE(NAME, _direction)));
     if (memory == NULL) {
         complain(NULL);
@@ -193,7 +194,7 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
         if (many > 0 && (k == 0 || steps[1] != 0)) {
             PACKED(w, v, many, width, in_w[0], in_w[1]);
         }
-        for (npy_intp a = 0; !there && a < d; a++) {
+        for (npy_intp a = 0; !there && (k == 0 || steps[0] != 0) && a < d; a++) {
             for (npy_intp i = 0; i < width; i++) {
                 copy[a * width + i] = *(const REAL *)(j + a * in_j[0] + i * in_j[1]);
             }

@@ -36,7 +36,8 @@ __all__ = ["Evaluation", "derived_nodes", "planned_for"]
 
 Shape = tuple[int, ...]
 _MOST_READY = 64
-_HANDFUL, _MANY = 3, 100  # samples: at most so many; what a plan for more is made for
+_HANDFUL = 3  # samples at most, whose plan is that for one sample
+_MANY = 100  # samples, for which the plan for all others is made
 _SPAN_BYTES = 16 << 20  # of results that are consumed at a time (docs/decisions/0018)
 _FEW = 64  # samples for which weights are repeated: a program of its own for them costs more
 _CACHED = (

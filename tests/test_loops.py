@@ -642,6 +642,18 @@ def test_gram_keeps_what_is_no_number():
 
 
 @needs_loops
+@pytest.mark.parametrize("m", [7, 12, 21])
+def test_grams_keep_what_is_no_number_apart(m):
+    j, w = np.ones((2, 5, 9)), np.ones((2, m, 9))
+    w[0, 3, 4] = np.nan
+    j[1, 2, 3] = np.nan
+    found = numpy_loops._loops.grams(j, w)
+    assert np.isnan(found[0, ..., 3]).all()
+    np.testing.assert_array_equal(np.delete(found[0], 3, axis=-1), np.full((5, 5, m - 1), 9.0))
+    assert np.isnan(found[1]).sum() == 9 * m  # row and column 2
+
+
+@needs_loops
 @pytest.mark.parametrize("act", ["tanh", "softplus", "silu"])
 def test_sites_of_one_output_are_grams_and_exactly_symmetric(act):
     net = ha.Network(ha.Dense(9, 64, act=act), ha.Dense(64, 40, act=act), ha.Dense(40, 1), seed=0)

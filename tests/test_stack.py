@@ -154,7 +154,8 @@ def test_one_sample_reads_large_matrices_once_on_the_way_forward(monkeypatch):
     plain = ha.fully_connected([3, 300, 300, 300, 2], act="tanh", seed=0)
     assert count < products(plain)
     np.testing.assert_allclose(h, plain.hessian(x), rtol=0, atol=1e-14 * abs(h).max())
-    monkeypatch.undo()  # the value's row and three of the Jacobian; many samples go apart
+    monkeypatch.undo()
+    # The value's row and three of the Jacobian; with very many samples it would not pay.
     costs = backend_named("numpy").costs
     for n in (1, 10**5):
         program = make_plan(wide.graph(), Want(second="hessian"), n, costs).program
@@ -181,6 +182,26 @@ def test_all_sites_of_many_outputs_are_one_contraction(m, inner, monkeypatch):
     apart = network()
     assert sum(s.op == "gram" for s in apart.plan(100, "hessian").program.at(2)) == plan.sites
     np.testing.assert_allclose(h, apart.hessian(x), rtol=0, atol=1e-14 * abs(h).max())
+
+
+def constant_and_not(x, p):
+    xp = x.__array_namespace__()
+    y = x @ p["L"]
+    return xp.tanh(x @ p["K"]) @ p["V"] + (y * y) @ p["U"]
+
+
+def test_a_site_that_is_the_same_for_all_samples_stays_folded(monkeypatch):
+    rng = np.random.default_rng(0)
+    params = {k: rng.standard_normal((25, 32)) for k in "KL"}
+    params |= {k: rng.standard_normal((32, 32)) for k in "VU"}
+    net = ha.Function(constant_and_not, in_shape=(25,), params=params)
+    flops = net.plan(100, "hessian").program.flops
+    x = rng.standard_normal((5, 25))
+    h = net.hessian(x)
+    unstacked(monkeypatch)
+    again = ha.Function(constant_and_not, in_shape=(25,), params=params)
+    assert flops[1] <= again.plan(100, "hessian").program.flops[1]
+    np.testing.assert_allclose(h, again.hessian(x), rtol=0, atol=1e-14 * abs(h).max())
 
 
 # ---- the same results --------------------------------------------------------------------------

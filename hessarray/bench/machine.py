@@ -89,7 +89,7 @@ class Speed:
     Attributes
     ----------
     run : callable
-        Multiplies once, and returns when that is done.
+        Multiplies once in every thread, and returns when that is done.
     flops : int
         Of a call.
     """

@@ -90,11 +90,22 @@ def run_case(
     if not seconds:
         seconds = [alone(mine, settings.seconds, least=settings.least)]
     row.seconds = float(np.median(np.concatenate(seconds)))
+    try:
+        row.share = _share(row, mine, limits, speed, settings)
+    except Exception as error:
+        row.reason = f"the limit: {_first_line(error)}"
+    return row
+
+
+def _share(
+    row: Row, mine: Call, limits: dict[str, float], speed: Speed, settings: Settings
+) -> float:
+    """Seconds at the machine's limit in units of ours, GEMMs and ours timed in turn."""
     gemm = Call(speed.run, [()], lambda found: ())
     took, products = in_turn([mine, gemm], settings.seconds, least=settings.least).min(axis=0)
-    limit = row.flops / speed.flops * products + row.bytes / limits["bytes"]
-    row.share = float(limit / took)
-    return row
+    assert row.flops is not None
+    assert row.bytes is not None
+    return float((row.flops / speed.flops * products + row.bytes / limits["bytes"]) / took)
 
 
 def _chosen(case: Case, settings: Settings, library: Library) -> list[str]:

@@ -266,6 +266,7 @@ def _weighs(node: Node) -> bool:
     op = node.op
     return (
         isinstance(op, Einsum)
+        and node.level == SAMPLE  # constant sites are summed once
         and op.inputs[:2] == ("ab", "cb")
         and node.args[0] is node.args[1]
         and op.output[:2] == "ac"
