@@ -19,6 +19,7 @@ __all__ = ["assembled", "choose", "factors", "gram_pays", "gram_seconds"]
 
 _LANES = 8  # of a vector, in float64 with AVX-512
 _MOST_FILLED = 128  # directions up to which a vector is filled up
+_NEAR = 1 << 17  # results that stay in the second cache
 _HALVES = 64  # directions from which smaller products are still large ones
 
 Factors = list[tuple[str, Node]]  # the direction axis in front of each factor, and the factor
@@ -32,6 +33,9 @@ def gram_seconds(a: int, m: int, width: int, costs: Costs) -> float:
     many = -(-(m - rest) // _LANES) * _LANES
     pair = 2 * width * costs.flop + 1.2 * costs.entry
     seconds = many * (a * (a + 1) / 2 * pair + 0.8 * width * costs.entry)
+    seconds += -(-many // (2 * _LANES)) * a * 1.2 * costs.row  # tiles
+    if a * a * many > _NEAR:  # rows and their mirror images leave for memory
+        seconds += 2.5 * a * a * many * costs.entry
     blocks = -(-a // 5)  # of at most five directions
     tile = 1.6 * costs.row + 0.75 * 2 * (a / blocks) ** 2 * width * costs.flop
     spread = a * a * 2 * costs.entry if m > 1 else 0.0  # results of several w alternate in memory
