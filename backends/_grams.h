@@ -195,9 +195,7 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
             PACKED(w, v, many, width, in_w[0], in_w[1]);
         }
         for (npy_intp a = 0; !there && (k == 0 || steps[0] != 0) && a < d; a++) {
-            for (npy_intp i = 0; i < width; i++) {
-                copy[a * width + i] = *(const REAL *)(j + a * in_j[0] + i * in_j[1]);
-            }
+            PASTE(KIND, _gram_copied)(copy + a * width, j + a * in_j[0], width, in_j[1]);
         }
         for (npy_intp q = 0; q < many; q += WIDE) {
             int vectors = many - q > LANES ? 2 : 1, fits = in_out[2] == one && many - q >= vectors * LANES;

@@ -3,12 +3,12 @@
 #include "_vectors.h"
 
 #include "_gram.h"
+#include "_grams.h"
 #include "_product_sum.h"
 #include "_rows.h"
 #include "_tanh.h"
 #include "_tiles.h"
 #include "_matmul.h" /* of tiles, as what follows */
-#include "_grams.h"
 #include "_row_dots.h"
 
 #undef VEC
