@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import combinations
 
 from hessarray.backends.protocol import Costs
 from hessarray.graph.node import Einsum, Node
 from hessarray.plan.emit import Emitter
 from hessarray.plan.paths import BATCH, MOST_FOLDED, contraction_path
 from hessarray.plan.step import Value
-from hessarray.plan.symmetry import gram_pays
+from hessarray.plan.symmetry import gram_pays, weighed
 
 __all__ = ["Contractor"]
 
@@ -51,10 +50,11 @@ class Contractor(Emitter):
         sizes: dict[str, int],
     ) -> Value | None:
         """J diag(w) J^T as one operation, where the terms say that and it pays; else None."""
-        twice = _twice(terms, values, output) if self.costs.gram else None
-        if twice is None:
+        found = weighed(terms, values, output) if self.costs.gram else None
+        if found is None or not any(values[k].rows for k in found.factors):
             return None
-        j, own, axes, ends, rest = twice
+        j, own = values[found.j], terms[found.j]
+        _, ends, axes, rest = found
         outer = "".join(c for c in output if c not in ends)
         a, m, width = (self._count(letters, sizes) for letters in (ends[0], outer, axes))
         folded = not j.rows and a * a * width <= MOST_FOLDED
@@ -66,9 +66,9 @@ class Contractor(Emitter):
         w = self.reshape(self.samples_first(w), 1, (m, width) if outer else (width,))
         j = self.permute(j, [own.index(c) for c in own if c in ends] + [own.index(c) for c in axes])
         j = self.reshape(j, j.rows, (a, width))
-        found = self.emit("gram", [j, w], 1, (a, a, m) if outer else (a, a))
-        found = self.reshape(found, 1, (a, a, *(sizes[c] for c in outer)))
-        return self.permute(found, [(ends + outer).index(c) for c in output])
+        sums = self.emit("gram", [j, w], 1, (a, a, m) if outer else (a, a))
+        sums = self.reshape(sums, 1, (a, a, *(sizes[c] for c in outer)))
+        return self.permute(sums, [(ends + outer).index(c) for c in output])
 
     def _along_path(
         self,
@@ -287,28 +287,3 @@ class Contractor(Emitter):
     @staticmethod
     def _count(letters: Sequence[str], sizes: dict[str, int]) -> int:
         return math.prod(sizes[c] for c in letters)
-
-
-def _twice(
-    terms: Sequence[str], values: Sequence[Value], output: str
-) -> tuple[Value, str, str, str, list[int]] | None:
-    """J, its term, summed axes and both ends in the result, and where the factors of w stand."""
-    for p, q in combinations(range(len(values)), 2):
-        own, other = terms[p], terms[q]
-        ends = "".join(c for c in own + other if own.count(c) + other.count(c) == 1)
-        axes = "".join(c for c in own if c not in ends)
-        rest = [k for k in range(len(terms)) if k not in (p, q)]
-        weights = set("".join(terms[k] for k in rest))
-        if (
-            values[p] is values[q]
-            and len(ends) == 2
-            and own.replace(ends[0], ends[1]) == other
-            and len(own) == len(set(own))
-            and axes
-            and set(ends) <= set(output)
-            and weights == {*axes, *output} - {*ends}
-            and not set(axes) & set(output)
-            and any(values[k].rows for k in rest)
-        ):
-            return values[p], own, axes, ends, rest
-    return None

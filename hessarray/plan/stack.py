@@ -34,7 +34,7 @@ from hessarray.graph.node import (
     Test,
     topological,
 )
-from hessarray.plan.symmetry import gram_seconds
+from hessarray.plan.symmetry import Weighed, gram_seconds, weighed
 
 __all__ = ["stack"]
 
@@ -158,26 +158,26 @@ class _Joining:
 
     def _sites(self, terms: list[tuple[float, Node]]) -> list[tuple[float, Node]]:
         """Contractions over the samples' own values, side by side along an axis they sum over."""
-        alike: dict[Hashable, list[tuple[float, Node]]] = defaultdict(list)
+        alike: dict[Hashable, list[tuple[float, Node, Weighed | None]]] = defaultdict(list)
         for c, node in terms:
-            alike[_contraction_key(node, c, self.costs.gram)].append((c, node))
-        result = []
+            site = _site(node) if self.costs.gram else None
+            key = _contraction_key(node, c) if site is None else node.shape
+            alike[key].append((c, node, site))
+        result: list[tuple[float, Node]] = []
         for found in alike.values():
-            c, first = found[0]
-            gram = self.costs.gram and _weighs(first)
-            operands = [node.args[gram:] for _, node in found]  # J once
+            c, first, site = found[0]
+            operands = [_operands(node, site) for _, node, site in found]
             # Operands that wait for one another leave the cache meanwhile; constants are copied.
             entries = sum(max((a.size for a in args), default=0) for args in operands)
-            entries += sum(
-                2 * args[0].size for args in operands if gram and args[0].level != SAMPLE
-            )
+            if site is not None:
+                entries += sum(2 * args[0].size for args in operands if args[0].level != SAMPLE)
             rows = sum(math.prod(a.shape[:-1]) for args in operands for a in args)
             lost = self.n * (entries * self.costs.entry / 2 + rows * self.costs.row)
             saved = (len(found) - 1) * (4 * self.costs.call + self.n * self._overhead(first))
-            distinct = len(found) > 1 and found[0][1] is not found[1][1]
+            distinct = len(found) > 1 and first is not found[1][1]
             if not distinct or lost >= saved:
-                result += found
-            elif gram:
+                result += [(c, node) for c, node, _ in found]
+            elif site is not None:
                 result.append((1.0, self._one_site(found)))
             else:
                 columns = zip(*operands, strict=True)
@@ -185,14 +185,18 @@ class _Joining:
                 result.append((c, self.b.make(first.op, tuple(joined), first.shape)))
         return result
 
-    def _one_site(self, found: Sequence[tuple[float, Node]]) -> Node:
+    def _one_site(self, found: Sequence[tuple[float, Node, Weighed | None]]) -> Node:
         """The sum of some J diag(w) J^T as one, of all the J and all the w side by side."""
-        weights = []
-        for c, node in found:
-            assert isinstance(node.op, Einsum)
-            terms, output = node.op.inputs[2:], node.op.output[2:] + "b"
-            weights.append(self.b.einsum(terms, output, node.args[2:], c * node.op.scale))
-        j = self.b.concat([node.args[0] for _, node in found], 1)
+        jacobians, weights = [], []
+        for c, node, site in found:
+            op = node.op
+            assert isinstance(op, Einsum)
+            assert site is not None
+            j, *factors = _operands(node, site)
+            terms, output = [op.inputs[k] for k in site.factors], op.output[2:] + site.axes
+            jacobians.append(j)
+            weights.append(self.b.einsum(terms, output, factors, c * op.scale))
+        j = self.b.concat(jacobians, 1)
         w = self.b.concat(weights, len(weights[0].shape) - 1)
         outer = LETTERS[3 : 2 + len(w.shape)]
         return self.b.einsum(["ab", "cb", outer + "b"], "ac" + outer, [j, j, w])
@@ -246,11 +250,9 @@ def _matrix_key(node: Node) -> Hashable:
     return node.op.inputs, node.op.output, split, rest
 
 
-def _contraction_key(node: Node, coefficient: float, gram: bool) -> Hashable:
+def _contraction_key(node: Node, coefficient: float) -> Hashable:
     """Equal for contractions of samples' values that can run side by side."""
     op = node.op
-    if gram and _weighs(node):
-        return node.shape
     if not isinstance(op, Einsum) or len(node.args) < 2 or node.args[0].level != SAMPLE:
         return id(node)
     last = {t[-1:] for t in op.inputs}
@@ -261,18 +263,25 @@ def _contraction_key(node: Node, coefficient: float, gram: bool) -> Hashable:
     return op, coefficient, tuple(a.shape[:-1] for a in node.args)
 
 
-def _weighs(node: Node) -> bool:
-    """Whether this is J diag(w) J^T, the w given by what follows J and J."""
+def _site(node: Node) -> Weighed | None:
+    """The node as J diag(w) J^T with J (directions, width) and both directions in front, or None.
+
+    A site that is constant stays apart: it is summed once.
+    """
     op = node.op
-    return (
-        isinstance(op, Einsum)
-        and node.level == SAMPLE  # constant sites are summed once
-        and op.inputs[:2] == ("ab", "cb")
-        and node.args[0] is node.args[1]
-        and op.output[:2] == "ac"
-        and "b" not in op.output
-        and set("".join(op.inputs[2:])) == {"b", *op.output[2:]}
-    )
+    if not isinstance(op, Einsum) or node.level != SAMPLE:
+        return None
+    site = weighed(op.inputs, node.args, op.output)
+    if site is None or len(site.axes) != 1 or {*op.output[:2]} != {*site.ends}:
+        return None
+    return site if op.inputs[site.j][-1] == site.axes else None
+
+
+def _operands(node: Node, site: Weighed | None) -> Sequence[Node]:
+    """What the node contracts, J once."""
+    if site is None:
+        return node.args
+    return [node.args[k] for k in (site.j, *site.factors)]
 
 
 # ---- equal elementwise operations ----------------------------------------------------------------

@@ -10,12 +10,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
 
 from hessarray.backends.protocol import Costs
 from hessarray.graph.builder import LETTERS, Builder
 from hessarray.graph.node import Node
 
-__all__ = ["assembled", "choose", "factors", "gram_pays", "gram_seconds"]
+__all__ = ["Weighed", "assembled", "choose", "factors", "gram_pays", "gram_seconds", "weighed"]
 
 _LANES = 8  # of a vector, in float64 with AVX-512
 _MOST_FILLED = 128  # directions up to which a vector is filled up
@@ -23,6 +25,37 @@ _NEAR = 1 << 17  # results that stay in the second cache
 _HALVES = 64  # directions from which smaller products are still large ones
 
 Factors = list[tuple[str, Node]]  # the direction axis in front of each factor, and the factor
+
+
+class Weighed(NamedTuple):
+    """J diag(w) J^T among contractions."""
+
+    j: int  # which operand is J; another one is the same
+    ends: str  # its direction in each of the two terms
+    axes: str  # its other axes, which are summed
+    factors: list[int]  # the operands that make w
+
+
+def weighed(terms: Sequence[str], operands: Sequence[Any], output: str) -> Weighed | None:
+    """A contraction as J diag(w) J^T, a w for each entry of the result's other axes, or None."""
+    for p, q in combinations(range(len(terms)), 2):
+        own, other = terms[p], terms[q]
+        if operands[p] is not operands[q]:
+            continue
+        ends = "".join(c for c in own + other if own.count(c) + other.count(c) == 1)
+        axes = "".join(c for c in own if c not in ends)
+        rest = [k for k in range(len(terms)) if k not in (p, q)]
+        if (
+            len(ends) == 2
+            and axes
+            and len(own) == len(set(own))
+            and own.replace(ends[0], ends[1]) == other
+            and {*ends} <= {*output}
+            and not {*axes} & {*output}
+            and {*"".join(terms[k] for k in rest)} == {*axes, *output} - {*ends}
+        ):
+            return Weighed(p, ends, axes, rest)
+    return None
 
 
 def gram_seconds(a: int, m: int, width: int, costs: Costs) -> float:
