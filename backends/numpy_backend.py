@@ -180,9 +180,11 @@ class _NumpyExecutable:
     def bind(self, parameters: Mapping[str, Any], constants: Mapping[str, Any]) -> Any:
         with np.errstate(all="ignore"):
             bound = self._bind(self.xp, parameters, constants)
-            if self._seeded:
-                return bound
-            return _contiguous(self._seed(self.xp, bound, {}))
+        return bound if self._seeded else self._with_seeds(bound, {})
+
+    def _with_seeds(self, bound: Any, seeds: Mapping[str, Any]) -> Any:
+        with np.errstate(all="ignore"):
+            return _contiguous(self._seed(self.xp, bound, seeds))
 
     def run(
         self,
@@ -192,7 +194,7 @@ class _NumpyExecutable:
         run: Run,
         results: Mapping[str, Any] | None = None,
     ) -> tuple[Any, ...]:
-        b = _contiguous(self._seed(self.xp, bound, seeds)) if self._seeded else bound
+        b = self._with_seeds(bound, seeds) if self._seeded else bound
         n = run.n
         x = {k: _plain(a) for k, a in inputs.items()}
         dtype = next(iter(x.values())).dtype
@@ -230,7 +232,7 @@ class _NumpyExecutable:
         Results are never there for all samples, and those of a span are still in the cache of
         whoever takes them; their memory is used again.
         """
-        b = _contiguous(self._seed(self.xp, bound, seeds)) if self._seeded else bound
+        b = self._with_seeds(bound, seeds) if self._seeded else bound
         x = {k: _plain(a) for k, a in inputs.items()}
         dtype = next(iter(x.values())).dtype
         free: list[dict[str, Any]] = []
@@ -343,12 +345,14 @@ class _NumpyExecutable:
 
     def _each(self, work: Callable[[slice], None], run: Run, ends: Sequence[int]) -> None:
         """In threads: ``work`` takes the samples up to the first end, then to the next, ..."""
-        done: list[int] = []
-        reported: list[int] = []
+        done: list[int] = []  # sizes of pieces, from all threads
+        total = 0
 
         def report() -> None:
-            reported.append(sum(done))
-            run.progress(reported[-1])
+            nonlocal total
+            while done:
+                total += done.pop()
+            run.progress(total)
 
         def each(i: slice) -> None:
             work(i)
@@ -360,8 +364,8 @@ class _NumpyExecutable:
             each(spans[0])
         else:
             in_threads(each, spans, run.threads, after)
-        if run.progress is not None and reported[-1:] != [run.n]:
-            run.progress(run.n)
+        if run.progress is not None and total < run.n:
+            report()
 
     def _piece(self, b: Any, n: int, x: Any, out: Any, dtype: Any, shared: bool = False) -> None:
         """Samples at once; recorded at the second time, where no record of others tells."""
@@ -567,7 +571,7 @@ class _OneBlasThread:
 
     def __exit__(self, *error: object) -> None:
         with self.lock:
-            self.users -= 1
+            self.users = max(self.users - 1, 0)  # a fork inside has forgotten them
             if self.owner is not None:
                 if self.owner == threading.get_ident():
                     self.owner = None
@@ -575,6 +579,15 @@ class _OneBlasThread:
                         lib.set_num_threads(threads)
             elif not self.users and _blas_libraries() is None:
                 self._governed(self._restore)
+
+    def forget(self) -> None:
+        """In a forked child, where the threads that held it are not."""
+        self.lock = threading.Lock()
+        self.users = 0
+        if self.owner is not None:
+            self.owner = None
+            for lib, threads in self.before:
+                lib.set_num_threads(threads)
 
     def _governed(self, call: Callable[[], None]) -> None:
         _governor(os.getpid()).submit(call).result()
@@ -606,3 +619,5 @@ def _governor(pid: int) -> ThreadPoolExecutor:
 
 
 _one_blas_thread = _OneBlasThread()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_one_blas_thread.forget)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import linecache
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
+from types import FunctionType
 from typing import Any, Protocol
 
 __all__ = ["Backend", "Costs", "Executable", "FunctionalExecutable", "Run", "Work", "load_source"]
@@ -125,13 +129,17 @@ class Backend(Protocol):
         """Wait for the device."""
 
 
-def load_source(source: str, name: str, scope: dict[str, Any]) -> dict[str, Any]:
-    """Compile program text; tracebacks and debuggers show its lines."""
-    import linecache
+_numbers = count(1)
 
-    filename = f"<hessarray {name} {id(scope):x}>"
-    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+
+def load_source(source: str, name: str, scope: dict[str, Any]) -> dict[str, Any]:
+    """Compile program text; tracebacks and debuggers show its lines, as long as it lives."""
+    filename = f"<hessarray {name} {next(_numbers)}>"
     exec(compile(source, filename, "exec"), scope)
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+    functions = (f for f in scope.values() if isinstance(f, FunctionType))
+    one = next(f for f in functions if f.__code__.co_filename == filename)  # all live as long
+    weakref.finalize(one, linecache.cache.pop, filename, None).atexit = False
     return scope
 
 

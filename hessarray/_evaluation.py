@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ __all__ = ["Evaluation", "derived_nodes", "planned_for"]
 
 Shape = tuple[int, ...]
 _MOST_READY = 64
+_MOST_PLANS = 64
 _HANDFUL = 3  # samples at most, whose plan is that for one sample
 _MANY = 100  # samples, for which the plan for all others is made
 _SPAN_BYTES = 16 << 20  # of results that are consumed at a time (docs/decisions/0018)
@@ -135,7 +136,8 @@ class Evaluation:
         self._checked = -1
         self._warned = False  # of kinks
         self._plans: dict[Any, Plan] = {}
-        self._bound: dict[Any, tuple[tuple[Any, ...], Any]] = {}
+        # By plan, library, dtype and device: of which arrays, the constants, what must stay alive.
+        self._bound: dict[Any, tuple[tuple[Any, ...], Any, Any]] = {}
         self._ready: dict[Any, _Ready] = {}
         # By the identity of a want: it, the version, the exact call of its last evaluation.
         self._last: dict[int, tuple[Want, int, Any]] = {}
@@ -226,6 +228,8 @@ class Evaluation:
                 known = self._ready.get(key)
                 if known is not None and known.version == version:
                     if known.exact is not None:
+                        if len(self._last) >= _MOST_READY:
+                            self._last.clear()
                         self._last[id(want)] = want, version, known.exact
                     return known(arrays)
             else:
@@ -433,18 +437,32 @@ class Evaluation:
 
     def _plan(self, want: Want, n: int, backend: Backend) -> Plan:
         """The cached plan for this signature, about so many samples and this library's costs."""
-        from hessarray.plan.plan import make_plan
+        self.graph()  # traced again, the plans are gone
+        about = planned_for(n, backend)
 
-        graph, about = self.graph(), planned_for(n, backend)
+        def make() -> Plan:
+            from hessarray.plan.plan import make_plan
+
+            return make_plan(self.graph(), want, about, backend.costs)
+
         key = (want, about, backend.name)
+        if not self._warned and key not in self._plans:
+            self._warned = warn_of_kinks(self, want)
+        return self._kept_plan(key, make)
+
+    def _kept_plan(self, key: Any, make: Callable[[], Plan]) -> Plan:
+        """The plan for this key; of many, the oldest goes with what is bound for it."""
         plan = self._plans.get(key)
         if plan is None:
-            if not self._warned:
-                self._warned = warn_of_kinks(self, want)
             with self._lock:
                 plan = self._plans.get(key)
                 if plan is None:
-                    plan = self._plans[key] = make_plan(graph, want, about, backend.costs)
+                    plan = make()
+                    while len(self._plans) >= _MOST_PLANS:
+                        oldest = id(self._plans.pop(next(iter(self._plans))))
+                        for bound in [k for k in [*self._bound] if k[0] == oldest]:
+                            self._bound.pop(bound, None)
+                    self._plans[key] = plan
         return plan
 
     def _check_memory(
@@ -531,8 +549,7 @@ class Evaluation:
             return (arrays, constants), None
         bound = compiled.bind(arrays, constants)
         # Parameters and plan are kept alive with their ids: these must not be used again.
-        self._bound[key] = (stamps, bound)
-        self._bound[key, "alive"] = ((), (plan, *params.values()))
+        self._bound[key] = (stamps, bound, (plan, *params.values()))
         return None, bound
 
     def _given(self, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,14 +47,12 @@ class Samples(Evaluation):
 
     def _plan(self, want: Want, n: int, backend: Backend) -> Plan:
         about = planned_for(n, backend)
-        key = (about, backend.name)
-        with self._lock:
-            plan = self._plans.get(key)
-            if plan is None:
-                program = lower(self.builder, self.nodes, about, backend.costs)
-                plan = Plan(want, about, Bracket(), "sum over samples", 0, program)
-                self._plans[key] = plan
-        return plan
+
+        def make() -> Plan:
+            program = lower(self.builder, self.nodes, about, backend.costs)
+            return Plan(want, about, Bracket(), "sum over samples", 0, program)
+
+        return self._kept_plan((about, backend.name), make)
 
     def _seeds(self, seeds: Any, want: Want, backend: Backend, *rest: Any) -> Any:
         dtype, device = rest[:2]
