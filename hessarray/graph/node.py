@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -246,10 +246,13 @@ class Node:
         return f"Node({self.op}, shape={self.shape})"
 
 
-def topological(outputs: list[Node]) -> list[Node]:
-    """All nodes that the outputs need, arguments first (iterative: depth is no limit)."""
+def topological(outputs: list[Node], known: Iterable[Node] = ()) -> list[Node]:
+    """All nodes that the outputs need, arguments first; ``known`` ones and what they need are not.
+
+    Iterative: depth is no limit.
+    """
     order: list[Node] = []
-    done: set[Node] = set()
+    done = set(known)
     stack = [*reversed(outputs)]
     while stack:
         node = stack[-1]

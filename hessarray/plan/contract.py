@@ -51,10 +51,10 @@ class Contractor(Emitter):
     ) -> Value | None:
         """J diag(w) J^T as one operation, where the terms say that and it pays; else None."""
         found = weighed(terms, values, output) if self.costs.gram else None
-        if found is None or not any(values[k].rows for k in found.factors):
+        if found is None or not any(values[k].rows for k in (found.j, *found.factors)):
             return None
         j, own = values[found.j], terms[found.j]
-        _, ends, axes, rest = found
+        ends, axes, rest = found.ends, found.axes, found.factors
         outer = "".join(c for c in output if c not in ends)
         a, m, width = (self._count(letters, sizes) for letters in (ends[0], outer, axes))
         folded = not j.rows and a * a * width <= MOST_FOLDED
@@ -63,7 +63,7 @@ class Contractor(Emitter):
         w = self._along_path(
             [terms[k] for k in rest], [values[k] for k in rest], outer + axes, scale, sizes
         )
-        w = self.reshape(self.samples_first(w), 1, (m, width) if outer else (width,))
+        w = self.reshape(self.samples_first(w), w.rows, (m, width) if outer else (width,))
         j = self.permute(j, [own.index(c) for c in own if c in ends] + [own.index(c) for c in axes])
         j = self.reshape(j, j.rows, (a, width))
         sums = self.emit("gram", [j, w], 1, (a, a, m) if outer else (a, a))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from hessarray.graph.builder import Builder
 from hessarray.graph.node import Einsum, Elementwise, Frozen, Injection, Node, topological
@@ -13,9 +14,12 @@ __all__ = ["expand", "fuse"]
 _MOST_OPERANDS = 8  # of one contraction: the path search is exponential in them
 
 
-def expand(builder: Builder, outputs: list[Node]) -> list[Node]:
-    """Replace activations by their code; what s, s', s'' share becomes one node."""
-    new: dict[int, Node] = {}
+def expand(builder: Builder, outputs: list[Node], done: Sequence[Node] = ()) -> list[Node]:
+    """Replace activations by their code, behind those that are ``done``.
+
+    What s, s', s'' share becomes one node.
+    """
+    new = {id(node): node for node in done}
 
     def rebuild(node: Node) -> Node:
         args = tuple(new[id(a)] for a in node.args)
@@ -25,12 +29,12 @@ def expand(builder: Builder, outputs: list[Node]) -> list[Node]:
             code = derivative_node(builder, node.op.function, 0, args[0])
             if isinstance(code, float):
                 return builder.broadcast(builder.constant(code), node.shape)
-            return expand(builder, [code])[0]
+            return expand(builder, [code], args)[0]
         if all(a is b for a, b in zip(args, node.args, strict=True)):
             return node
         return builder.make(node.op, args, node.shape, node.truth)
 
-    for node in topological(outputs):
+    for node in topological(outputs, done):
         new[id(node)] = rebuild(node)
         _carry_hint(builder, node, new[id(node)])
     return [new[id(o)] for o in outputs]
