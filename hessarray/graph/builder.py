@@ -52,6 +52,8 @@ class Builder:
         self._table: dict[Any, Node] = dict(base._table) if base is not None else {}
         # What a node is in the mathematics ("J", "G"), for the names in the printed program.
         self.hints: dict[int, str] = dict(base.hints) if base is not None else {}
+        # Code of elementary functions, as nodes behind an input that stands for any of the shape.
+        self.codes: dict[Any, tuple[Node, Node]] = dict(base.codes) if base is not None else {}
 
     def make(self, op: Op, args: tuple[Node, ...], shape: Shape, truth: bool = False) -> Node:
         key = (op, tuple(id(a) for a in args), shape)
@@ -59,6 +61,15 @@ class Builder:
         if node is None:
             node = self._table[key] = Node(op, args, shape, truth)
         return node
+
+    def again(self, node: Node, args: tuple[Node, ...]) -> Node:
+        """The node's operation on other arguments of the same shapes."""
+        op = node.op
+        if isinstance(op, Einsum):
+            return self.einsum(op.inputs, op.output, args, op.scale)
+        if isinstance(op, Reshape):
+            return self.reshape(args[0], op.shape)
+        return self.make(op, args, node.shape, node.truth)
 
     # ---- leaves ------------------------------------------------------------------------------
 

@@ -97,6 +97,18 @@ def derivative_node(builder: Builder, function: Elementary, order: int, z: Node)
     code = (function.s, function.s1, function.s2)[order]
     if not callable(code):
         return float(code)
+    key = (function, order, z.shape)
+    if key not in builder.codes:  # traced once: layers are alike
+        stand_in = builder.input(-1, z.shape)
+        builder.codes[key] = stand_in, _traced(builder, code, stand_in)
+    stand_in, result = builder.codes[key]
+    new = {id(stand_in): z}
+    for node in topological([result], [stand_in]):
+        new[id(node)] = builder.again(node, tuple(new[id(a)] for a in node.args))
+    return new[id(result)]
+
+
+def _traced(builder: Builder, code: Callable[[Any, Any], Any], z: Node) -> Node:
     result = code(namespace, TracedArray(z, builder))
     if not isinstance(result, TracedArray):
         result = TracedArray(node_of(result, builder), builder)

@@ -383,10 +383,12 @@ class _Groups:
         for column in zip(*(node.args for node in nodes), strict=True):
             if any(id(a) not in self.grouped for a in column):
                 copies += sum(a.level != SAMPLE or isinstance(a.op, Slice) for a in column)
-        # Rows that lie apart cost a little each, in this operation and where its slices are used.
+        return copies * self.costs.call + self._apart(nodes) < (len(nodes) - 1) * self.costs.call
+
+    def _apart(self, nodes: list[Node]) -> float:
+        """What rows that lie apart cost, in this operation and where its slices are used."""
         rows = self.n * sum(math.prod(node.shape[:-1]) for node in nodes)
-        apart = 4 * rows * self.costs.row
-        return copies * self.costs.call + apart < (len(group) - 1) * self.costs.call
+        return 4 * rows * self.costs.row
 
     def _function(self, i: int) -> bool:
         return isinstance(self.order[i].op, (Elementwise, Test))
@@ -401,11 +403,14 @@ class _Groups:
         return seconds if seconds > 2 * c.call else 0.0
 
     def _hopeless(self, kind: list[int]) -> bool:
-        """Whether not even the two products with the fewest rows would gain from being one."""
+        """Whether none of them would gain from being one, not even where nothing is copied.
+
+        Of products those two gain most that have the fewest rows; of all else, all together.
+        """
         nodes = [self.order[i] for i in kind]
         product = _matrix_product(nodes[0])
         if product is None:
-            return False
+            return self._apart(nodes) >= (len(nodes) - 1) * self.costs.call
         return not self._rows_pay(
             sorted(nodes, key=lambda v: v.args[product[0]].size)[:2], product[0]
         )
