@@ -40,7 +40,8 @@ _WORTH_PARTS = 5_000_000  # the same of one sample: who takes parts of operation
 _KEEP_BYTES = 64 << 20  # of a thread's work buffer, between calls
 _MOST_CHUNKS = 256  # of a thread, before Ctrl-C is heard
 _MOST_SEEN = 4096  # numbers of samples to remember
-_KEEP_VIEWS = 64  # of programs and chunk sizes
+_MOST_RECORDINGS = 64  # of a program
+_MOST_LAID = 64  # programs and chunk sizes, whose buffers are laid out
 _OWN_BYTES = 1 << 18  # of a work buffer that one prepared evaluation may keep for itself
 
 
@@ -102,6 +103,7 @@ class NumpyBackend:
         least = min(least, _LEAST_CHUNK, work.fitting(_MOST_BYTES))
         chunk = max(work.fitting(_CACHE_BYTES), least)
         if work.room is not None:
+            threads = min(threads, work.fitting(work.room))  # a sample for each
             chunk = min(chunk, work.fitting(work.room // threads))
         # As many chunks for every thread: the last one must not leave the others waiting.
         pieces = -(-work.n // (chunk * threads)) * threads
@@ -146,11 +148,10 @@ def _performing(job: _Job, b: Any) -> Callable[[tuple[Any, ...], tuple[Any, ...]
     guard = _one_blas_thread if job.blas else nullcontext()
 
     def perform(x: tuple[Any, ...], out: tuple[Any, ...]) -> None:
-        memory = (_scratch.room(job.room * (job.helpers + 1)),)
-        with guard:
+        with _scratch as buffer, guard:
+            memory = (buffer.room(job.room * (job.helpers + 1)),)
             for runs in job.turns:
                 _loops.perform(job.helpers, job.room, runs, memory, x, b, out)
-        _scratch.release()
 
     return perform
 
@@ -199,8 +200,9 @@ class _NumpyExecutable:
         x = {k: _plain(a) for k, a in inputs.items()}
         dtype = next(iter(x.values())).dtype
         if results is not None:
-            # An input that is overwritten while samples are still to come would spoil them.
+            # What is overwritten while samples are still to come would spoil them.
             x = {k: _apart(a, results.values()) for k, a in x.items()}
+            b = tuple(_apart(a, results.values()) for a in b)
         out = dict(results) if results is not None else self._empty(n, dtype)
         job = self._job(run, b, x)
         if job is not None:
@@ -378,15 +380,15 @@ class _NumpyExecutable:
             self._seen.add(key)
             skip = first or not available()
             known = None if skip else self._record(key, b, n, x, out, dtype)
-        if known is not None:
-            program, literals, _ = known
-            memory = _scratch.room(self._room(n, dtype))
-            program.run(0, (memory,), tuple(x.values()), b, tuple(out.values()), literals)
-        else:
-            w = _scratch.views(self._workspace, self.xp, n, self.layout.entries, dtype)
-            with np.errstate(all="ignore"):
-                self._run(self.xp, b, n, x, x, w, out)
-        _scratch.release()
+        with _scratch as buffer:
+            if known is not None:
+                program, literals, _ = known
+                memory = buffer.room(self._room(n, dtype))
+                program.run(0, (memory,), tuple(x.values()), b, tuple(out.values()), literals)
+            else:
+                w = buffer.views(self._workspace, self.xp, n, self.layout.entries, dtype)
+                with np.errstate(all="ignore"):
+                    self._run(self.xp, b, n, x, x, w, out)
 
     def _known(self, key: Any) -> Recorded | None:
         """The program for so many samples, recorded or made of those for others."""
@@ -407,7 +409,7 @@ class _NumpyExecutable:
                     # The same function with other names in its reach.
                     self._tape = tape, FunctionType(self._run.__code__, dict(tape.scope))
                 tape, run = self._tape
-                arena = _scratch.arena(n * self.layout.entries, dtype)
+                arena = aligned((n * self.layout.entries,), dtype)  # only its addresses are noted
                 w = self._workspace(self.xp, n, arena)
                 arrays = [arena, *x.values(), *b, *out.values()]
                 parts = cores() if key[-1] else 1
@@ -420,7 +422,7 @@ class _NumpyExecutable:
             return known
 
     def _keep(self, key: Any, found: Recorded | None) -> Recorded | None:
-        if len(self._recorded) >= _KEEP_VIEWS:
+        if len(self._recorded) >= _MOST_RECORDINGS:
             self._recorded.clear()
         self._recorded[key] = found
         return found
@@ -439,7 +441,11 @@ def _plain(a: Any) -> Any:
 
 
 def _apart(a: Any, results: Iterable[Any]) -> Any:
-    return a.copy() if any(np.may_share_memory(a, r) for r in results) else a
+    if not any(np.may_share_memory(a, r) for r in results):
+        return a
+    copy = aligned(a.shape, a.dtype)
+    copy[...] = a
+    return copy
 
 
 def _contiguous(values: Any) -> tuple[Any, ...]:
@@ -454,8 +460,8 @@ def _contiguous(values: Any) -> tuple[Any, ...]:
     return tuple(found)
 
 
-class _Scratch(threading.local):
-    """One work buffer a thread, for all programs: it grows, and is dropped when very large."""
+class _Buffer:
+    """A work buffer for all programs: it grows, and is dropped when very large."""
 
     def __init__(self) -> None:
         self.drop()
@@ -471,23 +477,44 @@ class _Scratch(threading.local):
             self.memory = aligned((-(-size // 8),), np.dtype(np.float64))
         return self.memory
 
-    def arena(self, entries: int, dtype: Any) -> Any:
-        return self.room(entries * dtype.itemsize).view(dtype)[:entries]
-
     def views(self, workspace: Any, xp: Any, n: int, entries: int, dtype: Any) -> Any:
         """The program's buffers for n samples: made for the chunk and for the remainder."""
-        arena = self.arena(n * entries, dtype)
+        size = n * entries
+        arena = self.room(size * dtype.itemsize).view(dtype)[:size]
         key = (workspace, n, dtype)
         found = self.laid.get(key)
         if found is None:
-            if len(self.laid) >= _KEEP_VIEWS:
+            if len(self.laid) >= _MOST_LAID:
                 self.laid.clear()
             found = self.laid[key] = workspace(xp, n, arena)
         return found
 
-    def release(self) -> None:
-        if self.memory.nbytes > _KEEP_BYTES:
-            self.drop()
+
+class _Scratch(threading.local):
+    """The work buffer of a thread; an evaluation inside another one finds that it is taken.
+
+    A signal's handler may evaluate between any two lines of a program, and so may whatever the
+    garbage collector calls.
+    """
+
+    def __init__(self) -> None:
+        self.free: list[_Buffer] = []
+        self.taken: list[_Buffer] = []
+
+    def __enter__(self) -> _Buffer:
+        try:
+            buffer = self.free.pop()
+        except IndexError:
+            buffer = _Buffer()
+        self.taken.append(buffer)
+        return buffer
+
+    def __exit__(self, *error: object) -> None:
+        buffer = self.taken.pop()
+        if buffer.memory.nbytes > _KEEP_BYTES:
+            buffer.drop()
+        if not self.free:
+            self.free.append(buffer)
 
 
 _scratch = _Scratch()
@@ -555,6 +582,7 @@ class _OneBlasThread:
         self.users = 0
         self.owner: int | None = None  # the thread that holds the direct limit
         self.before: Any = None
+        self.inherited: Any = None  # of the process that was forked, in the middle of a limit
 
     def __enter__(self) -> None:
         libraries = _blas_libraries()
@@ -564,7 +592,8 @@ class _OneBlasThread:
                     self._governed(self._limit)
             elif self.owner is None:
                 self.owner = threading.get_ident()
-                self.before = [(lib, lib.get_num_threads()) for lib in libraries]
+                now = [(lib, lib.get_num_threads()) for lib in libraries]
+                self.before, self.inherited = self.inherited or now, None
                 for lib in libraries:
                     lib.set_num_threads(1)
             self.users += 1
@@ -581,13 +610,15 @@ class _OneBlasThread:
                 self._governed(self._restore)
 
     def forget(self) -> None:
-        """In a forked child, where the threads that held it are not."""
+        """In a forked child, where the threads that held it are not.
+
+        Nothing is asked of the BLAS library: its own locks may have been held. It gets its threads
+        back with the first evaluation.
+        """
         self.lock = threading.Lock()
         self.users = 0
-        if self.owner is not None:
-            self.owner = None
-            for lib, threads in self.before:
-                lib.set_num_threads(threads)
+        self.inherited = self.before if self.owner is not None else None
+        self.owner = None
 
     def _governed(self, call: Callable[[], None]) -> None:
         _governor(os.getpid()).submit(call).result()

@@ -162,7 +162,7 @@ def evaluation_options(options: dict[str, Any]) -> tuple[int | None, int | None,
             raise OptionError(f"unknown option '{name}': {hint}")
     limit, threads = options.get("memory_limit"), options.get("threads")
     if limit is not None:
-        if not (isinstance(limit, (int, float, np.integer)) and limit >= 1):
+        if not (isinstance(limit, (int, float, np.integer, np.floating)) and limit >= 1):
             raise OptionError(f"memory_limit={limit!r}: expected a positive number of bytes")
         limit = int(min(limit, 2**62))  # 1e9 and infinity are numbers of bytes, too
     if threads is not None:
@@ -184,7 +184,7 @@ def result_arrays(
             f"out holds {len(arrays)} arrays, {len(shapes)} are expected: {', '.join(shapes)}"
         )
     for (name, shape), a in zip(shapes.items(), arrays, strict=True):
-        if not isinstance(a, np.ndarray) or a.shape != shape or a.dtype.name != dtype:
+        if not isinstance(a, np.ndarray) or a.shape != shape or str(a.dtype) != dtype:
             got = f"{a.shape} {a.dtype}" if hasattr(a, "dtype") else type(a).__name__
             raise ShapeError(f"out for the {name} is {got}: expected {shape} {dtype}")
         if not (a.flags.c_contiguous and a.flags.writeable and a.flags.aligned):

@@ -317,7 +317,8 @@ class Evaluation:
         elsewhere = out is not None or self._consumed
         self._check_memory(plan, n, itemsize, limit, backend, elsewhere)
         if n == 0:
-            zero = xp.reshape(x[0], (-1,))[:0]
+            none = xp.reshape(backend.asarray(x[0], dtype, device), (-1,))[:0]
+            zero = none + none  # an array of its own
             return _Job(want, batch, xp, shapes, inputs=inputs, zero=zero)
         params = self._parameters() if parameters is None else self._given(parameters)
         arrays = [*inputs.values(), *own.values(), *params.values()]

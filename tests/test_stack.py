@@ -363,14 +363,14 @@ def test_no_buffer_is_read_before_it_is_written(name, n, call, monkeypatch):
     costs_of(monkeypatch, call=call)
     f = FUNCTIONS[name]()
     x = points(f, n)
-    unused = numpy_backend._Scratch.room
+    unused = numpy_backend._Buffer.room
 
     def poisoned(self, size):
         memory = unused(self, size)
         memory.fill(np.nan)
         return memory
 
-    monkeypatch.setattr(numpy_backend._Scratch, "room", poisoned)
+    monkeypatch.setattr(numpy_backend._Buffer, "room", poisoned)
     for want in WANTS:
         once, again = flat(getattr(f, want)(*x)), flat(getattr(f, want)(*x))
         for a, b in zip(once, again, strict=True):

@@ -51,7 +51,7 @@ def dominators(graph: Graph) -> list[Node]:
         reach = max(reach, last[i])
     if len(graph.inputs) > 1:  # before the last input enters, a node does not see all of x
         used = [place[id(x)] for x in graph.inputs if id(x) in place]
-        found = [n for n in found if place[id(n)] > max(used, default=-1)]
+        found = [n for n in found if place[id(n)] > max(used, default=-1)] or order[-1:]
     return found
 
 

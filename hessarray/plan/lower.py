@@ -91,7 +91,12 @@ class _Lowering(Contractor):
         for item in topological([node]):
             if id(item) not in self.values:
                 self.hint = self.hints.get(id(item), "t")
-                self.values[id(item)] = _RULES[type(item.op)](self, item, item.op)
+                if item.size:
+                    self.values[id(item)] = _RULES[type(item.op)](self, item, item.op)
+                else:  # without entries there is nothing that differs from sample to sample
+                    self.values[id(item)] = self.constant(
+                        np.zeros(item.shape, bool if item.truth else float)
+                    )
         return self.values[id(node)]
 
     def result(self, node: Node) -> Value:
