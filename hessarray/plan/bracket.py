@@ -66,8 +66,8 @@ class _Chain:
         self.place = np.array([place[id(u)] for u in self.chain])
         self.sizes = np.array([u.size for u in self.chain])
         self._find_scaled(place)
-        self.d = want.left or sum(x.size for x in graph.inputs)
-        self.m = max(want.right or (1 if want.right == 0 else graph.output.size), 1)
+        self.d = want.directions(sum(x.size for x in graph.inputs))
+        self.m = want.outputs(graph.output.size)
         self.tie = {"hessian": 2, "diagonal": 1, "laplacian": 0}[want.second or "hessian"]
         # Outputs that G starts from as the identity: up to the first product it carries no batch.
         self._constant_from = self._first_curved()

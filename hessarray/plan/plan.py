@@ -139,6 +139,7 @@ class Plan:
             f"plan for {wanted}; n = {self.n}",
             f"  curvature sites  {self.sites}",
             f"  bracket          {self.mode}",
+            f"  sweeps           {self._sweeps()}",
             f"  symmetry         {self._symmetries()}",
             f"  stacked          {self.stacked} joints, {len(self.layout.homes)} parts in place",
             f"  folded           {len(self.program.at(0))} steps without batch axis",
@@ -156,6 +157,19 @@ class Plan:
             )
         lines += [f"  path             {p}" for p in self.program.paths]
         return "\n".join(lines)
+
+    def _sweeps(self) -> str:
+        second, bracket = self.want.second, self.bracket
+        if second == "hvp":
+            return "tangents forward, G with its tangent in reverse"
+        if second is None:
+            way = "G in reverse" if bracket.reverse_gradient else "J forward"
+            return way if self.want.gradient else "none"
+        if not bracket.reverse_gradient:
+            return "J and second derivatives forward"
+        found = f"J forward and G in reverse, once for all {self.sites} sites"
+        more = len(bracket.cuts)
+        return found + (f"; J forward from {more} dominator{'s' * (more > 1)}, too" * (more > 0))
 
     def _symmetries(self) -> str:
         used = {*self.symmetry, *(s.op for s in self.program.at(2) if s.op == "gram")}
@@ -189,7 +203,7 @@ def _seconds(s: Step, n: int, costs: Costs) -> float:
 def make_plan(graph: Graph, want: Want, n: int, costs: Costs) -> Plan:
     """The plan for the bracket that ``want.forward`` names, or for the cheapest."""
     mode, bracket = _bracket(graph, want, n, costs)
-    m = max(1 if want.right == 0 else want.right or graph.output.size, 1)
+    m = want.outputs(graph.output.size)
     used: dict[str, None] = {}
 
     def symmetry(directions: int, width: int, sites: int) -> str:
@@ -204,9 +218,12 @@ def make_plan(graph: Graph, want: Want, n: int, costs: Costs) -> Plan:
 
 
 def _bracket(graph: Graph, want: Want, n: int, costs: Costs) -> tuple[str, Bracket]:
+    if want.second is None and not want.gradient:
+        return "none: the value alone", Bracket()
     if want.second not in ("hessian", "diagonal", "laplacian"):
-        d, m = want.left or sum(x.size for x in graph.inputs), graph.output.size
-        reverse = (want.right or m) <= d if want.forward is None else not want.forward
+        d = want.directions(sum(x.size for x in graph.inputs))
+        m = want.outputs(graph.output.size)
+        reverse = m <= d if want.forward is None else not want.forward
         return ("reverse sweep" if reverse else "forward sweep"), Bracket(reverse_gradient=reverse)
     last = len(dominators(graph)) - 1
     if want.forward:

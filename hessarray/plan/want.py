@@ -6,9 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["SECOND", "Want", "wanted"]
-
-SECOND = ("hessian", "diagonal", "laplacian", "hvp")
+__all__ = ["Want", "wanted"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +15,7 @@ class Want:
 
     ``left`` is the number of directions that seed J instead of the identity, ``right`` the number
     that seed G; 0 means a single weight vector without an axis of its own (the weighted Hessian).
-    ``weighted`` directions carry the batch axis. ``forward`` is True for all left, False for all
+    ``batched_right``: those carry the batch axis. ``forward`` is True for all left, False for all
     right, None for the cheapest bracket.
     """
 
@@ -35,6 +33,14 @@ class Want:
             return int(kept)
         fields = (self.value, self.gradient, self.second, self.left, self.right)
         return hash((*fields, self.batched_right, self.forward))
+
+    def directions(self, inputs: int) -> int:
+        """Rows of J, for so many inputs."""
+        return inputs if self.left is None else self.left
+
+    def outputs(self, outputs: int) -> int:
+        """Columns of G, for so many outputs; at least one."""
+        return max(outputs if self.right is None else self.right, 1)
 
     def names(self) -> tuple[str, ...]:
         """The results, in the order in which a program returns them."""
