@@ -642,20 +642,23 @@ static PyObject *program_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     if (self == NULL) {
         return NULL;
     }
-    self->count = PyList_GET_SIZE(list);
+    self->keep = PyList_AsTuple(list); /* which nobody changes: loops belong to its ufuncs */
+    if (self->keep == NULL) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->count = PyTuple_GET_SIZE(self->keep);
     self->bases = bases;
     self->ops = PyMem_Calloc(self->count + 1, sizeof *self->ops);
     self->ends = PyMem_Calloc(self->count + 1, sizeof *self->ends);
     self->reach = PyMem_Calloc(bases + 1, sizeof *self->reach);
     self->written = PyMem_Calloc(bases + 1, 1);
-    Py_INCREF(list);
-    self->keep = list;
     if (self->ops == NULL || self->ends == NULL || self->reach == NULL || self->written == NULL) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
     for (Py_ssize_t i = 0; i < self->count; i++) {
-        if (read_op(self->ops + i, PyList_GET_ITEM(list, i), self) < 0) {
+        if (read_op(self->ops + i, PyTuple_GET_ITEM(self->keep, i), self) < 0) {
             Py_DECREF(self);
             return NULL;
         }
@@ -860,7 +863,17 @@ static PyType_Spec call_spec = {
     "hessarray.backends._loops.Call", sizeof(Call), 0, Py_TPFLAGS_DEFAULT, call_slots,
 };
 
+static PyObject *address(PyObject *module, PyObject *array)
+{
+    if (!PyArray_Check(array)) {
+        PyErr_SetString(PyExc_TypeError, "an array is expected");
+        return NULL;
+    }
+    return PyLong_FromVoidPtr(PyArray_DATA((PyArrayObject *)array));
+}
+
 static PyMethodDef module_methods[] = {
+    {"address", address, METH_O, "address(array): of its first entry."},
     {"empty", (PyCFunction)(void (*)(void))empty_results, METH_FASTCALL,
      "empty(shapes, dtype): a tuple of arrays; large ones take the memory of earlier ones."},
     {"perform", (PyCFunction)(void (*)(void))perform_runs, METH_FASTCALL,

@@ -77,8 +77,10 @@ def record(
     if _loops is None:
         return None
     xp, b, n, x, _, w, out = arguments
-    # Copies: inputs and constants that share memory in this call need not in the next.
-    x, b = {k: a.copy() for k, a in x.items()}, tuple(a.copy() for a in b)
+    # Apart: inputs and constants that share memory in this call need not in the next. Only indices
+    # are looked at.
+    x = {k: np.empty_like(a) for k, a in x.items()}
+    b = tuple(np.empty_like(a) if a.dtype.kind == "f" else a.copy() for a in b)
     tape.start([arrays[0], *x.values(), *b, *out.values()])
     try:
         run(xp, b, n, x, x, w, out)
@@ -148,7 +150,7 @@ class Recorder:
             return len(self._bounds), list(self._numbers).index(a.hex()) * self._dtype.itemsize
         if not a.size:
             raise Unsupported
-        address = a.__array_interface__["data"][0]
+        address = _loops.address(a)
         start = address if min(a.strides, default=0) >= 0 else np.lib.array_utils.byte_bounds(a)[0]
         i = bisect_right(self._lows, start) - 1
         if i < 0:
@@ -299,4 +301,7 @@ class _Add:
 def _strides(a: Any, shape: Sequence[int]) -> Sequence[int]:
     if isinstance(a, float):
         return (0,) * len(shape)
-    return a.strides if a.shape == shape else np.broadcast_to(a, shape).strides
+    if a.shape == shape:
+        return a.strides  # type: ignore[no-any-return]
+    new = len(shape) - a.ndim  # axes in front
+    return (0,) * new + tuple(0 if n == 1 else s for n, s in zip(a.shape, a.strides, strict=True))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -25,9 +26,12 @@ _CLOSE = 1 << 18  # bytes of a constant that every thread may have in its own ca
 _FLOP, _ENTRY, _BYTE = 2.5e-11, 6e-10, 3e-11  # seconds, roughly
 
 
-def core_axes(ufunc: Any) -> list[list[str]]:
+@lru_cache(maxsize=64)
+def core_axes(ufunc: Any) -> tuple[tuple[str, ...], ...]:
     """The names of the axes inside each operand and result of a generalised ufunc."""
-    return [re.findall(r"\w", part) for part in re.findall(r"\((.*?)\)", ufunc.signature)]
+    return tuple(
+        tuple(re.findall(r"\w", part)) for part in re.findall(r"\((.*?)\)", ufunc.signature)
+    )
 
 
 class Operation(NamedTuple):
@@ -52,17 +56,17 @@ class Operation(NamedTuple):
         return 1 if self.ufunc is None else int(self.ufunc.nout)
 
     @property
-    def inside(self) -> list[dict[str, int]]:
-        """Bytes from entry to entry along each operand's axes inside, by their names."""
+    def inside(self) -> list[list[tuple[str, int]]]:
+        """The axes inside each operand, some of one name, and bytes from entry to entry."""
         if self.kind != _loops.GENERALISED:
-            return [{} for _ in self.bases]
+            return [[] for _ in self.bases]
         steps = iter(self.core_strides)
-        return [{name: next(steps) for name in names} for names in core_axes(self.ufunc)]
+        return [[(name, next(steps)) for name in names] for names in core_axes(self.ufunc)]
 
     @property
     def lengths(self) -> dict[str, int]:
         """Of the axes inside."""
-        names = dict.fromkeys(name for axes in self.inside for name in axes)
+        names = dict.fromkeys(name for axes in self.inside for name, _ in axes)
         return dict(zip(names, self.core, strict=False))
 
     def part(self, later: Sequence[int], **changes: Any) -> Operation:
@@ -87,7 +91,7 @@ def _seconds(op: Operation) -> float:
     often, at = math.prod(op.shape), op.lengths
     if "q" in at:
         return often * 2 * at["m"] * at["k"] * at["p"] * _FLOP + at["q"] * op.itemsize * _BYTE
-    if "a" in op.inside[-1]:  # J diag(w) J^T, for one w or m
+    if "a" in dict(op.inside[-1]):  # J diag(w) J^T, for one w or m
         return often * at["a"] ** 2 * at["i"] * at.get("m", 1) * _FLOP
     if len(at) == 3:  # np.matmul
         return often * 2 * math.prod(op.core) * _FLOP
@@ -95,7 +99,7 @@ def _seconds(op: Operation) -> float:
 
 
 def _parts(op: Operation, wanted: int) -> list[Operation]:
-    if "q" in op.lengths and "p" not in op.inside[-1]:  # of few rows and a small constant
+    if "q" in op.lengths and "p" not in dict(op.inside[-1]):  # of few rows and a small constant
         return [op]
     if "q" in op.lengths and math.prod(op.shape) == 1:  # a packed product
         rows, _, packed, _ = op.core
@@ -129,7 +133,7 @@ def _by_rows(op: Operation, wanted: int) -> list[Operation]:
     rows, *others = op.core
     found = []
     for start, stop in _spans(rows, wanted):
-        later = [start * steps.get("m", 0) for steps in op.inside]
+        later = [start * dict(steps).get("m", 0) for steps in op.inside]
         found.append(op.part(later, core=(stop - start, *others)))
     return found
 
@@ -141,7 +145,7 @@ def _by_columns(op: Operation, wanted: int) -> list[Operation]:
     found = []
     for first, last in _spans(-(-columns // tile), wanted):
         start, stop = first * tile, min(last * tile, columns)
-        later = [start * steps.get("p", 0) for steps in op.inside]
+        later = [start * dict(steps).get("p", 0) for steps in op.inside]
         later[1] = start * inner * op.itemsize  # B's columns are packed tile after tile
         packed = inner * -(-(stop - start) // lanes) * lanes
         found.append(op.part(later, core=(rows, inner, packed, stop - start)))
@@ -162,13 +166,13 @@ def _entangled(op: Operation) -> bool:
 
 def _same(a: Any, b: Any) -> bool:
     """Entries in the same places."""
-    return a[:3] == b[:3] and list(a[3].values()) == list(b[3].values())
+    return a[:3] == b[:3] and [s for _, s in a[3]] == [s for _, s in b[3]]
 
 
 def _extent(op: Operation, place: Any) -> tuple[int, int]:
     _, low, strides, inside = place
     high, at = low + op.itemsize, op.lengths
-    spans = [*zip(op.shape, strides, strict=True), *((at[k], s) for k, s in inside.items())]
+    spans = [*zip(op.shape, strides, strict=True), *((at[k], s) for k, s in inside)]
     for length, step in spans:
         low, high = low + min((length - 1) * step, 0), high + max((length - 1) * step, 0)
     return low, high

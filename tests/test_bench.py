@@ -138,7 +138,7 @@ def test_reverse_over_reverse_only_for_one_output() -> None:
 @pytest.mark.parametrize("options", [{}, {"full_grid": True}, {"quick": True}])
 def test_cases_are_known_and_named_once(options: dict[str, bool]) -> None:
     found = cases(**options)
-    assert {case.group for case in found} == set(GROUPS) - {"memory", "model"}
+    assert {case.group for case in found} == set(GROUPS) - {"memory", "model", "planning"}
     assert len({(case.group, case.name, case.n) for case in found}) == len(found)
     assert {case.want for case in found} == set(WANTS)
     assert {peer for targets in TARGETS.values() for peer in targets} <= {*PEERS, "above_MiB"}

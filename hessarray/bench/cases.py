@@ -51,6 +51,7 @@ GROUPS = {
     "growth": "Growth with the number of samples",
     "threads": "Two threads against one",
     "memory": "Peak memory above the result, in a process of its own",
+    "planning": "Before the first result: value, gradient and Hessian are traced and planned",
     "model": "Your model",
 }
 

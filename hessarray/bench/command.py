@@ -18,12 +18,14 @@ from hessarray.bench.machine import describe, limits, speed, use_threads
 from hessarray.bench.peers import PEERS, missing
 from hessarray.bench.report import duration, table, write_json, write_markdown
 from hessarray.bench.rows import Report, Row
-from hessarray.bench.run import Settings, memory_rows, run_case
+from hessarray.bench.run import Settings, memory_rows, planning_rows, run_case
+from hessarray.errors import OptionError
 
 __all__ = ["HELP", "add_options", "run"]
 
 HELP = "measure hessarray side by side with hessQuik, torch.func, JAX and folx"
 _AGAINST = [name for name in PEERS if PEERS[name].install]
+_BESIDES = {"memory": memory_rows, "planning": planning_rows}  # that are no cases of peers
 _OWN = [name for name in GROUPS if name != "model"]
 
 
@@ -48,13 +50,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--model", type=Path, metavar="FILE", help="a network that hessarray.load reads"
     )
     what.add_argument("--act", metavar="NAME", help="activation of a --model of weights alone")
-    what.add_argument(
-        "--samples", type=_positive, default=1000, metavar="N", help="for --model (default: 1000)"
-    )
+    what.add_argument("--samples", type=_positive, metavar="N", help="for --model (default: 1000)")
     what.add_argument(
         "--want",
         type=_names("result", WANTS, several=False),
-        default="hessian",
         help=f"for --model: {', '.join(WANTS)} (default: hessian)",
     )
     what.add_argument(
@@ -87,7 +86,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     files = parser.add_argument_group("files")
     files.add_argument("--json", type=_file, metavar="FILE", help="everything measured")
-    files.add_argument("--plot", type=Path, metavar="FOLDER", help="the paper's two figures")
+    files.add_argument("--plot", type=_folder, metavar="FOLDER", help="the paper's two figures")
     files.add_argument("--write", type=_file, metavar="FILE", help="a page of tables (Markdown)")
 
 
@@ -134,6 +133,13 @@ def _file(text: str) -> Path:
     return path
 
 
+def _folder(text: str) -> Path:
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a file, a folder is expected")
+    return path
+
+
 # ---- the run ---------------------------------------------------------------------------------
 
 
@@ -175,12 +181,16 @@ def _measure(options: argparse.Namespace, chosen: list[Case]) -> tuple[Report, i
 
 def _chosen(options: argparse.Namespace) -> list[Case]:
     """The cases; a model alone unless groups are named beside it."""
+    for name in ("act", "samples", "want"):
+        if options.model is None and getattr(options, name) is not None:
+            raise OptionError(f"--{name} is for a network of yours: name its file with --model")
     groups = options.only if options.only is not None else ([] if options.model else _OWN)
     every = cases(full_grid=options.paper, quick=options.quick)
     found = [case for case in every if case.group in groups]
     if options.model is not None:
-        found.append(model_case(options.model, options.act, options.samples, options.want))
-    options.memory = "memory" in groups
+        samples, want = options.samples or 1000, options.want or "hessian"
+        found.append(model_case(options.model, options.act, samples, want))
+    options.besides = [name for name in _BESIDES if name in groups]
     return found
 
 
@@ -203,10 +213,10 @@ def _rows(
         outcome = row.error or row.reason or duration(row.seconds)
         _say(f": {outcome} ({time.perf_counter() - start:.1f} s)")
         yield row
-    if options.memory:
+    for name in options.besides:
         for lib in libraries:
-            _say(f"memory on {lib.name}")
-            yield from memory_rows(lib, quick)
+            _say(f"{name} on {lib.name}")
+            yield from _BESIDES[name](lib, quick)
 
 
 def _say_what_is_missing(against: list[str], chosen: list[Case]) -> None:

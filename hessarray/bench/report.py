@@ -16,6 +16,16 @@ __all__ = ["duration", "markdown", "table", "write_json", "write_markdown"]
 
 Table = list[list[str]]
 _NOT = "not measured"
+# What groups show that compare nothing: figures, and their titles.
+_FIGURES = {
+    "memory": {"result_MiB": "result, MiB", "above_MiB": "above it, MiB"},
+    "planning": {
+        "first_ms": "first n, ms",
+        "most_ms": "target, ms",
+        "another_ms": "another n, ms",
+        "few_ms": "one sample after many, ms",
+    },
+}
 
 
 # ---- one group as a table of strings ---------------------------------------------------------
@@ -23,8 +33,8 @@ _NOT = "not measured"
 
 def _cells(group: str, rows: Sequence[Row]) -> Table:
     """Head and lines of one group's table."""
-    if group == "memory":
-        return _memory_cells(rows)
+    if group in _FIGURES:
+        return _figure_cells(group, rows)
     peers = [p for p in PEERS if any(o.peer == p for row in rows for o in row.outcomes)]
     targets = TARGETS.get(group, {})
     head = ["case", "n", "on", "time", "per sample"]
@@ -41,17 +51,16 @@ def _cells(group: str, rows: Sequence[Row]) -> Table:
     return [[*head, "of the limit"], *lines]
 
 
-def _memory_cells(rows: Sequence[Row]) -> Table:
-    most = TARGETS["memory"]["above_MiB"]
-    head = ["case", "n", "on", "result, MiB", f"above it, MiB{_target(most, '≤ ')}"]
+def _figure_cells(group: str, rows: Sequence[Row]) -> Table:
+    titles, targets = _FIGURES[group], TARGETS.get(group, {})
+    head = ["case", "n", "on", *(t + _target(targets.get(k), "≤ ") for k, t in titles.items())]
     lines = []
     for row in rows:
         line = [row.name, f"{row.n:,}", row.backend]
-        for name in ("result_MiB", "above_MiB"):
-            figure = row.figures.get(name)
-            line.append(_NOT if figure is None else f"{figure:.0f}")
-        if row.figures.get("above_MiB", 0.0) > most:
-            line[-1] += " (missed)"
+        for name in titles:
+            figure, most = row.figures.get(name), targets.get(name)
+            text = _NOT if figure is None else f"{figure:.{figure < 10:d}f}"
+            line.append(text + (" (missed)" if most and (figure or 0.0) > most else ""))
         lines.append(line)
     return [head, *lines]
 

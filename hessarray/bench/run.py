@@ -16,11 +16,12 @@ from hessarray.bench.libraries import Library
 from hessarray.bench.machine import Speed
 from hessarray.bench.measure import alone, difference, in_turn, median_ratio
 from hessarray.bench.peers import PEERS, NotMeasured, missing
+from hessarray.bench.planning import NETWORKS, planning
 from hessarray.bench.problem import Call, Problem, costs, ours, problem
 from hessarray.bench.rows import Outcome, Row
 from hessarray.errors import BackendError, LoadError
 
-__all__ = ["Settings", "memory_rows", "run_case"]
+__all__ = ["Settings", "memory_rows", "planning_rows", "run_case"]
 
 AGREE = 1e-8  # relative to a result's largest entry
 _HELD = 8  # results of one size at a time: ours, theirs, their intermediates, differences
@@ -165,4 +166,12 @@ def memory_rows(library: Library, quick: bool) -> Iterator[Row]:
             row.figures = measure(row.n)
         except Exception as error:
             row.reason = str(error)
+        yield row
+
+
+def planning_rows(library: Library, quick: bool) -> Iterator[Row]:
+    """What comes before the first result, and before one for another number of samples."""
+    for name, make, most in NETWORKS[:1] if quick else NETWORKS:
+        row = Row("planning", name, "hessian", 100, library.name)
+        row.figures = {"most_ms": most} | planning(make, library, 1 if quick else 7)
         yield row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,16 @@ def _same_number(a: Node, b: Node) -> bool:
     """Whether two nodes with one entry each are the same, apart from axes of length one."""
     a, b = (n.args[0] if isinstance(n.op, Reshape) else n for n in (a, b))
     return a is b
+
+
+@lru_cache(maxsize=4096)
+def _canonical(terms: tuple[str, ...], output: str) -> tuple[tuple[str, ...], str]:
+    """The same subscripts in letters by first appearance."""
+    names: dict[str, str] = {}
+    for letter in "".join(terms) + output:
+        names.setdefault(letter, LETTERS[len(names)])
+    canonical = tuple("".join(names[c] for c in t) for t in terms)
+    return canonical, "".join(names[c] for c in output)
 
 
 class Builder:
@@ -137,20 +148,11 @@ class Builder:
                 del nodes[i]
                 changed = True
                 break
-        names: dict[str, str] = {}
-        for letter in "".join(terms) + output:
-            names.setdefault(letter, LETTERS[len(names)])
-        terms = ["".join(names[c] for c in t) for t in terms]
-        output = "".join(names[c] for c in output)
-        sizes = {
-            c: n
-            for t, node in zip(terms, nodes, strict=True)
-            for c, n in zip(t, node.shape, strict=True)
-        }
-        if len(nodes) == 1 and terms[0] == output and scale == 1.0:
-            return nodes[0]
         shape = tuple(sizes[c] for c in output)
-        return self.make(Einsum(tuple(terms), output, float(scale)), tuple(nodes), shape)
+        canonical, output = _canonical(tuple(terms), output)
+        if len(nodes) == 1 and canonical[0] == output and scale == 1.0:
+            return nodes[0]
+        return self.make(Einsum(canonical, output, float(scale)), tuple(nodes), shape)
 
     def scale(self, node: Node, factor: float) -> Node:
         letters = LETTERS[: len(node.shape)]

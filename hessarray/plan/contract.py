@@ -227,13 +227,14 @@ class Contractor(Emitter):
 
         best = seconds(not self.viewable(last, *flat), left + right, 0.0), ""
         choice: tuple[str, Value, tuple[int, ...]] | None = None
-        for head in dict.fromkeys(("", a[: a.index(gone[0])])):  # axes of products
+        heads = dict.fromkeys(("", a[: a.index(gone[0])]))  # axes of products
+        for head in heads if right and best[0] else ():
             tail = "".join(c for c in left if c not in head)
             inside = self.permute(v, [a.index(c) for c in [*head, *gone, *tail]])
             block = (*(sizes[c] for c in head), count(gone), count(tail))
             copied = not self.viewable(inside, 1, block)
             time = seconds(copied, head + right + tail, count(head) * self.costs.matrix)
-            if tail and right and time < best[0]:
+            if tail and time < best[0]:
                 best, choice = (time, head), (tail, inside, block)
         if choice is not None:
             tail, inside, block = choice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from hessarray.graph.builder import LETTERS, Builder
 from hessarray.graph.node import Elementwise, Node, topological
@@ -113,9 +114,11 @@ class _Derivation:
             start += x.size
         return seeds
 
+    @cached_property
     def _from_inputs(self) -> Sweep:
         return self.rule.forward(self._input_seeds(self.v, 1), 1, self.rule.order)
 
+    @cached_property
     def _to_output(self) -> Sweep:
         return self.rule.reverse({self.graph.output: self.w}, len(self.m), self.rule.order)
 
@@ -133,9 +136,9 @@ class _Derivation:
         if not f.active:
             return self._zero("a")
         if reverse:
-            g = self._joined(self._to_output(), self.w.shape[:-1])
+            g = self._joined(self._to_output, self.w.shape[:-1])
             return self.b.einsum(["ai", m + "i"], "a" + m, [self.v, g])
-        j = self._from_inputs()[id(f)]
+        j = self._from_inputs[id(f)]
         return self.b.einsum(["ai", m + "i"], "a" + m, [j, self.w])
 
     def _zero(self, axes: str) -> Node:
@@ -149,7 +152,7 @@ class _Derivation:
         if not self.graph.output.active:
             return self._zeros((self.d, *self.w.shape[:-1]))
         t = self.rule.forward(self._input_seeds(self.tangent, 0), 0, self.rule.order)
-        g = self._to_output()
+        g = self._to_output
         r = self.rule.reverse(
             {}, rank, self.rule.order, lambda n: self.rule.tangent_terms(n, t, g, rank)
         )
@@ -168,7 +171,7 @@ class _Derivation:
     def _bracketed(self, bracket: Bracket, tie: str) -> list[Node]:
         chain = dominators(self.graph) if bracket != Bracket() else []
         nodes, m = self.rule.order, self.m
-        g = self._to_output()
+        g = self._to_output
         terms: list[Node] = []
         start = 0
         if bracket.left is not None:
@@ -188,7 +191,7 @@ class _Derivation:
             region = nodes[bounds[k] : bounds[k + 1]]
             here = tie if k == 0 else "ab"
             if k == 0:
-                j = self._from_inputs()
+                j = self._from_inputs
             else:
                 u = cuts[k - 1]
                 j = self.rule.forward({u: self._identity(u)}, 1, nodes[bounds[k] :])
@@ -251,7 +254,7 @@ class _Derivation:
     def _forward_second(self, nodes: Sequence[Node], tie: str) -> Node | None:
         """Second derivatives carried forward node by node, as hessQuik's forward mode does."""
         rank = {"ab": 2, "aa": 1, "": 0}[tie]
-        j = self._from_inputs()
+        j = self._from_inputs
         h: Sweep = {}
         for node in nodes:
             pushed = self.rule._push(node, [h.get(id(a)) for a in node.args], rank)
