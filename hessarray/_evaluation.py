@@ -69,14 +69,16 @@ class _Job:
     seeds: dict[str, Any] = field(default_factory=dict)
     run: Run | None = None
     zero: Any = None
-    out: dict[str, Any] | None = None  # the caller's arrays, flat
+    out: dict[str, Any] | None = None  # the caller's arrays
 
     def results(self) -> dict[str, Any]:
         """Flat results by name."""
         if self.run is None:
             return {k: self.xp.reshape(self.zero, (0, *s)) for k, s in self.shapes.items()}
         if self.out is not None:
-            values = self.compiled.run(self._bound(), self.inputs, self.seeds, self.run, self.out)
+            n = self.run.n
+            out = {k: a.reshape((n, *self.shapes[k])) for k, a in self.out.items()}
+            values = self.compiled.run(self._bound(), self.inputs, self.seeds, self.run, out)
         else:
             values = self.compiled.run(self._bound(), self.inputs, self.seeds, self.run)
         return dict(zip(self.shapes, values, strict=True))
@@ -240,6 +242,8 @@ class Evaluation:
         results = {
             k: self._shaped(k, a, job.batch, job.want, job.xp) for k, a in job.results().items()
         }
+        if job.out is not None:
+            return {k: job.out[k] for k in results}
         if key is not None:
             self._keep_ready(key, version, arrays, job, results)
         return results
@@ -338,15 +342,13 @@ class Evaluation:
         dtype: str,
         backend: Backend,
     ) -> dict[str, Any] | None:
-        """The caller's arrays as the program fills them."""
+        """The caller's arrays by name."""
         if out is None:
             return None
         if len(self.in_shapes) > 1:
             raise OptionError("out= is for functions of one input: join the inputs to one array")
         final = {k: self._result_shape(k, want, batch) for k in shapes}
-        given = result_arrays(out, final, dtype, backend.in_place)
-        n = math.prod(batch)
-        return {k: a.reshape((n, *shapes[k])) for k, a in given.items()} if given else None
+        return result_arrays(out, final, dtype, backend.in_place)
 
     def _check_inputs(self, x: Sequence[Any]) -> tuple[Backend, str, Shape]:
         if len(x) != len(self.in_shapes):
