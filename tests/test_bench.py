@@ -336,6 +336,7 @@ def _raise(found: Any) -> tuple[Any, ...]:
         (["--json", "/no/such/folder/b.json"], "there is no folder /no/such/folder to write into"),
         (["--write", "/"], "/ is a folder, a file is expected"),
         (["--device", "gpu"], "invalid choice: 'gpu'"),
+        (["--plot", __file__], "is a file, a folder is expected"),
     ],
 )
 def test_what_is_refused(
@@ -344,6 +345,27 @@ def test_what_is_refused(
     with pytest.raises(SystemExit, match="2"):
         bench(*arguments)
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [("--samples", "9"), ("--act", "tanh"), ("--want", "hvp")])
+def test_options_of_a_model_need_one(
+    option: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench(*option) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        said
+        == f"hessarray bench: {option[0]} is for a network of yours: name its file with --model"
+    )
+
+
+def test_planning_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("--only", "planning", "--quick", "--json", tmp_path / "b.json") == 0
+    (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert set(row["figures"]) == {"first_ms", "most_ms", "another_ms", "few_ms"}
+    assert row["figures"]["most_ms"] == 50.0
+    assert row["figures"]["first_ms"] > 0
+    assert "first n, ms" in capsys.readouterr().out
 
 
 def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import pickle
 import sys
 import threading
 import tracemalloc
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -18,6 +19,7 @@ from compare import assert_close, jax_truth, normal, plain_forward, randomized
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import hessarray as ha
+from hessarray.backends.protocol import Work
 
 
 def network(d=3, m=2, seed=0, width=5):
@@ -857,3 +859,90 @@ def test_repeated_evaluations_in_threads_do_not_share_work_buffers():
             for found, expected in zip(pool.map(call, xs), want, strict=True):
                 for a, b in zip(found, expected, strict=True):
                     np.testing.assert_array_equal(a, b)
+
+
+# ---- evaluations in the middle of others ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["hessian", "value"])
+def test_an_evaluation_inside_another_one_has_its_own_buffer(what):
+    """Signals and finalizers may evaluate between any two lines of a program."""
+    inner, x, entered = network(seed=8), normal(50, 6, 3), []
+    want = getattr(network(seed=7), what)(x)
+
+    def trace(frame, event, arg):
+        if event == "line" and not entered:
+            entered.append(frame)
+            getattr(inner, what)(x)
+            entered.clear()
+            lines.append(frame.f_lineno)
+        program = frame.f_code.co_filename.startswith("<hessarray program")
+        return trace if program and frame.f_code.co_name == "run" else None
+
+    lines = []
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        found = getattr(network(seed=7), what)(x)
+    finally:
+        sys.settrace(before)
+    assert len(lines) > 3
+    np.testing.assert_array_equal(found, want)
+
+
+def test_an_output_that_is_one_of_the_inputs():
+    x, y = normal(51, 2, 3), normal(52, 2, 3)
+    for code in (lambda a, b: b, lambda a, b: b[0:3], lambda a, b: a):
+        f = ha.Function(code, ((3,), (3,)))
+        for mode in (None, True, False):
+            assert not np.any(f.hessian(x, y, forward_mode=mode))
+            assert not np.any(f.hessian_diagonal(x, y, forward_mode=mode))
+            assert not f.laplacian(x, y, forward_mode=mode).any()
+
+
+@pytest.mark.parametrize("mode", [None, True, False])
+def test_outputs_without_entries(mode):
+    f = ha.Function(lambda x: x.__array_namespace__().sin(x)[:0], (3,))
+    x = normal(53, 2, 3)
+    assert f.value(x).shape == (2, 0)
+    assert f.gradient(x, forward_mode=mode).shape == (2, 3, 0)
+    assert f.hessian(x, forward_mode=mode).shape == (2, 3, 3, 0)
+    assert f.laplacian(x, forward_mode=mode).shape == (2, 1, 0)
+
+
+class Subclass(np.ndarray):
+    pass
+
+
+def test_results_of_no_samples_are_arrays_of_their_own():
+    x = np.zeros((0, 3))
+    x.flags.writeable = False
+    found = network().hessian(x)
+    assert found.flags.writeable
+    assert found.shape == (0, 3, 3, 2)
+    assert type(network().hessian(np.zeros((0, 3)).view(Subclass))) is np.ndarray
+
+
+def test_directions_that_overflow_warn_no_more_than_weights_do():
+    v = np.full((2, 3), 1.7e308)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        options = {"do_gradient": True, "do_Hessian": True, "forward_mode": True}
+        network().derivatives(normal(54, 4, 3), v=v, **options)
+
+
+def test_a_memory_limit_is_for_all_threads():
+    """Each holds a sample at least: where there is no room for another thread, there is none."""
+    net = network(d=20, width=300)
+    x = normal(55, 64, 20)
+    plan = net.plan(64, "hessian")
+    once, each = 8 * plan.entries_once, 8 * plan.entries_per_sample
+    backend = ha.backends.backend_named("numpy")
+    for room in (1, 2, 5):
+        work = Work(64, each, plan.program.flops[1], room * each + each // 2, 7)
+        chunk, threads = backend.schedule(work)
+        assert chunk * threads <= room
+    out = np.empty((64, 20, 20, 2))
+    for limit in (np.float32(2 * (once + each)), 2 * (once + each)):
+        net.hessian(x, memory_limit=limit, threads=7, out=out)
+    assert_close(out, net.hessian(x), 1e-13, "hessian")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -157,6 +158,43 @@ def test_a_fork_has_helpers_of_its_own() -> None:
     if child == 0:
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are for POSIX")
+def test_a_fork_gets_the_threads_of_blas_back() -> None:
+    """Another thread held BLAS to one thread at the fork, and is not there in the child."""
+    code = """
+    import os, threading
+    import numpy as np
+    from threadpoolctl import threadpool_info, threadpool_limits
+    from hessarray.backends.numpy_backend import _blas_libraries, _one_blas_thread
+
+    def threads():
+        return [m["num_threads"] for m in threadpool_info() if m["user_api"] == "blas"]
+
+    threadpool_limits(2, user_api="blas")
+    before = threads()
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        with _one_blas_thread:
+            held.set()
+            go_on.wait(60)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait(60)
+    child = os.fork()
+    if child == 0:
+        with _one_blas_thread:
+            assert set(threads()) == {1}, threads()
+        os._exit(_blas_libraries() is not None and threads() != before)
+    assert os.waitpid(child, 0)[1] == 0
+    go_on.set()
+    other.join()
+    assert threads() == before
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
 

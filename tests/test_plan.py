@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import linecache
 import math
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from threads import run_all
 
 import hessarray as ha
-from hessarray.backends import backend_named
+from hessarray.backends import backend_named, numpy_backend
 from hessarray.plan.paths import contraction_path
 from hessarray.plan.plan import cost
 
@@ -134,8 +136,62 @@ def test_the_printed_program_is_the_program():
 
 def test_what_a_plan_prints():
     text = str(mlp(3, 8, 2, 1).plan(1234))
-    for word in ("n = 1234", "curvature sites", "bracket", "flops", "bytes", "chunk", "path"):
-        assert word in text
+    first, *lines = text.splitlines()
+    assert first.endswith("n = 1234")
+    words = "curvature|bracket|sweeps|symmetry|stacked|folded|steps|flops|memory|results|chunk"
+    for word, line in zip(words.split("|"), lines, strict=False):
+        assert line.startswith(f"  {word}")
+    assert all(line.startswith("  path") for line in lines[11:])
+    assert len(lines) > 11
+
+
+def test_what_a_plan_says_of_its_moves():
+    """Each of them, where it was made, and not where it was not."""
+    net = mlp(3, 64, 2, 1)
+    sweeps = {
+        ("hessian", None): "J forward and G in reverse, once for all 3 sites",
+        ("hessian", True): "J and second derivatives forward",
+        ("hessian", False): "J forward and G in reverse, once for all 3 sites; J forward from 8",
+        ("hvp", None): "tangents forward, G with its tangent in reverse",
+        ("gradient", None): "G in reverse",
+        ("gradient", True): "J forward",
+        ("value", None): "none",
+    }
+    for (want, mode), text in sweeps.items():
+        printed = str(net.plan(n=100, want=want, forward_mode=mode))
+        assert f"\n  sweeps           {text}" in printed, (want, mode)
+    assert "bracket          none: the value alone" in str(net.plan(n=100, want="value"))
+    few, many = str(net.plan(n=1)), str(net.plan(n=10_000))
+    assert "stacked          0 joints" not in few
+    assert "stacked          0 joints, 0 parts" in many
+    steps = len(net.plan(n=1).program.at(0))
+    assert steps > 5
+    assert f"folded           {steps} steps without batch axis" in few
+
+
+def test_plans_and_what_is_bound_for_them_are_few():
+    net, x = mlp(70, 8, 1, 1), np.random.default_rng(0).standard_normal((5, 70))
+    whole = net.gradient(x)[..., 0]
+    for k in [*range(1, 71), 1, 70]:
+        v = np.eye(70)[:k]
+        found = net.derivatives(x, do_gradient=True, v=v, forward_mode=True).df
+        np.testing.assert_allclose(found[..., 0], whole[:, :k], rtol=1e-13, atol=1e-15)
+    assert len(net._plans) == 64
+    assert {key[0] for key in net._bound} <= {id(plan) for plan in net._plans.values()}
+
+
+def test_the_text_of_a_program_goes_with_it():
+    def texts():
+        gc.collect()
+        return {name for name in linecache.cache if name.startswith("<hessarray program")}
+
+    before, net = texts(), mlp(3, 8, 1, 1)
+    net.hessian(np.zeros((2, 3)))
+    (name,) = texts() - before
+    assert any("def run(" in line for line in linecache.getlines(name))
+    numpy_backend._scratch.free.clear()  # which keeps the views of 64 programs
+    del net
+    assert texts() <= before
 
 
 def test_stated_memory_is_the_memory_of_the_work_buffers():

@@ -9,6 +9,7 @@ import pytest
 
 import hessarray as ha
 from hessarray.backends import backend_named
+from hessarray.backends.numpy_kernels import has_gram
 from hessarray.plan import plan as planning
 from hessarray.plan.derive import Bracket
 
@@ -58,3 +59,29 @@ def test_the_planner_packs_pairs_for_many_outputs_only(monkeypatch):
     assert many.plan(100).symmetry == ("pairs",)
     assert one.plan(100).symmetry == ()
     assert "packed pairs" in str(many.plan(100))
+
+
+def test_the_planner_halves_large_hessians_of_one_output_only():
+    """On NumPy the kernel does both triangles at once; torch has none."""
+    torch = pytest.importorskip("torch")
+    for d, kind in ((32, ()), (256, ("halves",))):
+        net = ha.fully_connected([d, 512, 512, 1], act="tanh", seed=0)
+        net.hessian(torch.zeros((2, d), dtype=torch.float64))
+        (plan,) = net._plans.values()
+        assert plan.symmetry == kind
+        assert ("block halves" in str(plan)) == bool(kind)
+
+
+@pytest.mark.skipif(not has_gram(), reason="built without the kernels")
+@pytest.mark.parametrize("m", [1, 3])
+def test_sites_of_constant_curvature_are_weighed_as_all_others(m):
+    """s'' is a number, and so is G of the last hidden layer: w is the same for all samples."""
+    acts = ["tanh", "tanh", "quadratic"]
+    layers = [ha.Dense(a, 16, act=act) for a, act in zip((5, 16, 16), acts, strict=True)]
+    net = ha.Network(*layers, ha.Dense(16, m), seed=0)
+    steps = [s for s in net.plan(100, "hessian").program.at(2) if s.op == "gram"]
+    assert [s.args[1].rows for s in steps].count(0) == 1  # of the last layer
+    x = np.random.default_rng(0).standard_normal((20, 5))
+    whole = net.hessian(x, forward_mode=True)
+    for _ in range(3):
+        np.testing.assert_allclose(net.hessian(x), whole, rtol=1e-12, atol=1e-13)
