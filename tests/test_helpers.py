@@ -164,15 +164,24 @@ def test_a_fork_has_helpers_of_its_own() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are for POSIX")
 def test_a_fork_gets_the_threads_of_blas_back() -> None:
-    """Another thread held BLAS to one thread at the fork, and is not there in the child."""
+    """At the fork a thread that is not in the child, or this one, holds BLAS to one thread."""
     code = """
     import os, threading
     import numpy as np
     from threadpoolctl import threadpool_info, threadpool_limits
-    from hessarray.backends.numpy_backend import _blas_libraries, _one_blas_thread
+    from hessarray.backends.numpy_backend import _one_blas_thread
 
     def threads():
         return [m["num_threads"] for m in threadpool_info() if m["user_api"] == "blas"]
+
+    def fork():
+        child = os.fork()
+        if child == 0:
+            for _ in range(2):
+                with _one_blas_thread:
+                    assert set(threads()) == {1}, threads()
+            os._exit(threads() != before)
+        assert os.waitpid(child, 0)[1] == 0
 
     threadpool_limits(2, user_api="blas")
     before = threads()
@@ -186,14 +195,11 @@ def test_a_fork_gets_the_threads_of_blas_back() -> None:
     other = threading.Thread(target=hold)
     other.start()
     held.wait(60)
-    child = os.fork()
-    if child == 0:
-        with _one_blas_thread:
-            assert set(threads()) == {1}, threads()
-        os._exit(_blas_libraries() is not None and threads() != before)
-    assert os.waitpid(child, 0)[1] == 0
+    fork()
     go_on.set()
     other.join()
+    with _one_blas_thread:
+        fork()
     assert threads() == before
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)

@@ -12,6 +12,7 @@ from hessarray.backends import backend_named
 from hessarray.backends.numpy_kernels import has_gram
 from hessarray.plan import plan as planning
 from hessarray.plan.derive import Bracket
+from hessarray.plan.symmetry import choose
 
 
 def dense(d):
@@ -70,6 +71,8 @@ def test_the_planner_halves_large_hessians_of_one_output_only():
         (plan,) = net._plans.values()
         assert plan.symmetry == kind
         assert ("block halves" in str(plan)) == bool(kind)
+    costs = backend_named("torch").costs
+    assert [choose(d, 1, 512, 3, 1000, costs) for d in (63, 64)] == ["", "halves"]
 
 
 @pytest.mark.skipif(not has_gram(), reason="built without the kernels")
