@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from hessarray.backends._special import Extended
 from hessarray.backends.numpy_kernels import LINE, _loops, aligned, has_gram, has_products, pack
-from hessarray.backends.numpy_loops import Recorded, Recorder, available, record, recorded, specials
+from hessarray.backends.numpy_loops import Recording, Tape, available, record, specials
 from hessarray.backends.numpy_sizes import Sizes
 from hessarray.backends.protocol import Costs, Executable, Run, Work, load_source
 
@@ -123,7 +123,7 @@ class NumpyBackend:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Task:
     """An evaluation as ``_loops`` performs it."""
 
     helpers: int
@@ -139,21 +139,29 @@ class _Job:
             return None
         memory = aligned((size,), np.dtype(np.uint8))
         given = tuple(np.empty(a.shape, a.dtype) for a in arrays)
-        job = (self.helpers, self.room, self.turns[0])
-        return _loops.Call(job, (memory,), given, bound, dict(results))
+        task = (self.helpers, self.room, self.turns[0])
+        return _loops.Call(task, (memory,), given, bound, dict(results))
 
 
-def _performing(job: _Job, b: Any) -> Callable[[tuple[Any, ...], tuple[Any, ...]], None]:
-    """The job with these constants as a function of inputs and results, without a look at them."""
-    guard = _one_blas_thread if job.blas else nullcontext()
+def _performing(task: _Task, b: Any) -> Callable[[tuple[Any, ...], tuple[Any, ...]], None]:
+    """The task with these constants as a function of inputs and results, without a look at them."""
+    guard = _one_blas_thread if task.blas else nullcontext()
 
     def perform(x: tuple[Any, ...], out: tuple[Any, ...]) -> None:
         with _scratch as buffer, guard:
-            memory = (buffer.room(job.room * (job.helpers + 1)),)
-            for runs in job.turns:
-                _loops.perform(job.helpers, job.room, runs, memory, x, b, out)
+            memory = (buffer.room(task.room * (task.helpers + 1)),)
+            for runs in task.turns:
+                _loops.perform(task.helpers, task.room, runs, memory, x, b, out)
 
     return perform
+
+
+class _Size(NamedTuple):
+    """What a recording is for."""
+
+    n: int
+    char: str  # of the dtype
+    shared: bool  # whether threads share its operations
 
 
 class _NumpyExecutable:
@@ -171,10 +179,9 @@ class _NumpyExecutable:
         self._bind, self._seed = scope["bind"], scope["seed"]
         self._workspace, self._run = scope["workspace"], scope["run"]
         self._seeded = any(s.op == "seed" for s in program.at(1))
-        # (n, dtype, whether threads share it) -> program and its literals, or None
-        self._recorded: dict[Any, Any] = {}
+        self._recordings: dict[_Size, Recording | None] = {}  # None: it cannot be recorded
         self._sizes: dict[str, Sizes] = {}  # by dtype
-        self._seen: set[Any] = set()  # run once, call by call: recording pays from then on
+        self._run_once: set[_Size] = set()  # call by call: recording pays from then on
         self._tape: Any = None
         self._lock = threading.Lock()
 
@@ -204,9 +211,9 @@ class _NumpyExecutable:
             x = {k: _apart(a, results.values()) for k, a in x.items()}
             b = tuple(_apart(a, results.values()) for a in b)
         out = dict(results) if results is not None else self._empty(n, dtype)
-        job = self._job(run, b, x)
-        if job is not None:
-            _performing(job, b)(tuple(x.values()), tuple(out.values()))
+        task = self._task(run, b, x)
+        if task is not None:
+            _performing(task, b)(tuple(x.values()), tuple(out.values()))
         elif run.chunk >= n:
             self._piece(b, n, x, out, dtype, run.threads > 1)
             if run.progress is not None:
@@ -264,10 +271,10 @@ class _NumpyExecutable:
 
         None until all of the run was recorded; the second may be None.
         """
-        job = None if self._seeded else self._job(run, bound, inputs)
-        if job is None:
+        task = None if self._seeded else self._task(run, bound, inputs)
+        if task is None:
             return None
-        perform, dtype = _performing(job, bound), next(iter(inputs.values())).dtype
+        perform, dtype = _performing(task, bound), next(iter(inputs.values())).dtype
         shapes = tuple(a.shape for a in results.values())
 
         def call(inputs: Sequence[Any]) -> tuple[Any, ...]:
@@ -275,15 +282,15 @@ class _NumpyExecutable:
             perform(tuple(_plain(a) for a in inputs), out)
             return out
 
-        return call, job.call(bound, inputs, arrays, results)
+        return call, task.call(bound, inputs, arrays, results)
 
-    def _job(self, run: Run, b: Any, like: Mapping[str, Any]) -> _Job | None:
+    def _task(self, run: Run, b: Any, like: Mapping[str, Any]) -> _Task | None:
         """Such a run on inputs of these shapes and type; None until all of it was recorded."""
         if run.progress is not None:
             return None
         dtype, whole = next(iter(like.values())).dtype, run.chunk >= run.n
         shared = whole and run.threads > 1
-        first = self._known((min(run.chunk, run.n), dtype.char, shared))
+        first = self._recording(_Size(min(run.chunk, run.n), dtype.char, shared))
         if first is None:
             return None
         sizes = [math.prod(a.shape[1:]) for a in like.values()]
@@ -297,7 +304,7 @@ class _NumpyExecutable:
         if None in turns:
             return None
         room = self._room(min(run.chunk, run.n), dtype)
-        return _Job(run.threads - 1, room, turns, first.blas and not whole)
+        return _Task(run.threads - 1, room, turns, first.blas and not whole)
 
     def _runs(
         self,
@@ -315,7 +322,7 @@ class _NumpyExecutable:
         runs = []
         for size, times in ((chunk, (stop - first) // chunk), ((stop - first) % chunk, 1)):
             if size * times > 0:
-                known = self._known((size, dtype.char, shared))
+                known = self._recording(_Size(size, dtype.char, shared))
                 if known is None:
                     return None
                 program, literals, _ = known
@@ -336,9 +343,9 @@ class _NumpyExecutable:
     def _chunks(self, b: Any, chunk: int, x: Any, out: Any, dtype: Any) -> None:
         """Samples in chunks, in this thread; whoever calls has seen to the BLAS library's."""
         n = len(next(iter(x.values())))
-        job = self._job(Run(n, chunk, 1, None), b, x)
-        if job is not None:
-            _performing(replace(job, blas=False), b)(tuple(x.values()), tuple(out.values()))
+        task = self._task(Run(n, chunk, 1, None), b, x)
+        if task is not None:
+            _performing(replace(task, blas=False), b)(tuple(x.values()), tuple(out.values()))
             return
         for start in range(0, n, chunk):
             i = slice(start, min(start + chunk, n))
@@ -371,15 +378,15 @@ class _NumpyExecutable:
 
     def _piece(self, b: Any, n: int, x: Any, out: Any, dtype: Any, shared: bool = False) -> None:
         """Samples at once; recorded at the second time, where no record of others tells."""
-        key = (n, dtype.char, shared)
-        known = self._known(key)
-        if known is None and key not in self._recorded:
-            first = key not in self._seen
-            if len(self._seen) >= _MOST_SEEN:
-                self._seen.clear()
-            self._seen.add(key)
+        key = _Size(n, dtype.char, shared)
+        known = self._recording(key)
+        if known is None and key not in self._recordings:
+            first = key not in self._run_once
+            if len(self._run_once) >= _MOST_SEEN:
+                self._run_once.clear()
+            self._run_once.add(key)
             skip = first or not available()
-            known = None if skip else self._record(key, b, n, x, out, dtype)
+            known = None if skip else self._make_recording(key, b, x, out, dtype)
         with _scratch as buffer:
             if known is not None:
                 program, literals, _ = known
@@ -390,41 +397,41 @@ class _NumpyExecutable:
                 with np.errstate(all="ignore"):
                     self._run(self.xp, b, n, x, x, w, out)
 
-    def _known(self, key: Any) -> Recorded | None:
+    def _recording(self, key: _Size) -> Recording | None:
         """The program for so many samples, recorded or made of those for others."""
-        found: Recorded | None = self._recorded.get(key)
-        if found is None and key not in self._recorded and not key[-1] and key[1] in self._sizes:
-            sizes = self._sizes[key[1]]
-            operations = sizes.at(key[0])
+        found = self._recordings.get(key)
+        sizes = None if key.shared else self._sizes.get(key.char)
+        if found is None and sizes is not None and key not in self._recordings:
+            operations = sizes.at(key.n)
             if operations is not None:
                 with self._lock:
-                    found = self._keep(key, recorded(operations, *sizes.shared))
+                    found = self._remember(key, Recording.of(operations, *sizes.shared))
         return found
 
-    def _record(self, key: Any, b: Any, n: int, x: Any, out: Any, dtype: Any) -> Recorded | None:
+    def _make_recording(self, key: _Size, b: Any, x: Any, out: Any, dtype: Any) -> Recording | None:
+        n = key.n
         with self._lock:
-            if key not in self._recorded:
+            if key not in self._recordings:
                 if self._tape is None:
-                    tape = Recorder(["multiply", "subtract", *_ufunc_names()])
+                    tape = Tape(["multiply", "subtract", *_ufunc_names()])
                     # The same function with other names in its reach.
                     self._tape = tape, FunctionType(self._run.__code__, dict(tape.scope))
                 tape, run = self._tape
                 arena = aligned((n * self.layout.entries,), dtype)  # only its addresses are noted
                 w = self._workspace(self.xp, n, arena)
                 arrays = [arena, *x.values(), *b, *out.values()]
-                parts = cores() if key[-1] else 1
+                parts = cores() if key.shared else 1
                 found = record(run, arrays, (self.xp, b, n, x, x, w, out), tape, parts)
-                if found is not None and not key[-1]:
-                    sizes = self._sizes.setdefault(key[1], Sizes())
+                if found is not None and not key.shared:
+                    sizes = self._sizes.setdefault(key.char, Sizes())
                     sizes.learn(n, tape.operations, (len(arrays) + 1, found.literals[0]))
-                self._keep(key, found)
-            known: Recorded | None = self._recorded[key]
-            return known
+                self._remember(key, found)
+            return self._recordings[key]
 
-    def _keep(self, key: Any, found: Recorded | None) -> Recorded | None:
-        if len(self._recorded) >= _MOST_RECORDINGS:
-            self._recorded.clear()
-        self._recorded[key] = found
+    def _remember(self, key: _Size, found: Recording | None) -> Recording | None:
+        if len(self._recordings) >= _MOST_RECORDINGS:
+            self._recordings.clear()
+        self._recordings[key] = found
         return found
 
 

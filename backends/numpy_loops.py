@@ -18,18 +18,26 @@ from hessarray.backends import _special
 from hessarray.backends.numpy_kernels import KERNELS, _loops, called
 from hessarray.backends.numpy_parts import Operation, core_axes, cut
 
-__all__ = ["Recorded", "Recorder", "Unsupported", "available", "record", "recorded", "specials"]
+__all__ = ["Recording", "Tape", "Unsupported", "available", "record", "specials"]
 
 _MOST_COPIES = 4096  # of one gather
 _THREADS_IN_BLAS = 8192  # multiplications: no BLAS library uses threads for fewer
 
 
-class Recorded(NamedTuple):
+class Recording(NamedTuple):
     """A program with its last array, the literals."""
 
     program: Any
     literals: tuple[Any]
     blas: bool  # whether a product in it may be worth threads to the BLAS library
+
+    @classmethod
+    def of(
+        cls, operations: Sequence[Operation], bases: int, literals: Any, groups: Any = ()
+    ) -> Recording:
+        """These operations on so many arrays, the literals the last of them."""
+        worth = (math.prod(o.core) >= _THREADS_IN_BLAS for o in operations if o.ufunc is np.matmul)
+        return cls(_loops.Program(operations, bases, groups), (literals,), any(worth))
 
 
 class Unsupported(Exception):
@@ -65,9 +73,9 @@ def record(
     run: Callable[..., Any],
     arrays: Sequence[Any],
     arguments: Sequence[Any],
-    tape: Recorder,
+    tape: Tape,
     parts: int = 1,
-) -> Recorded | None:
+) -> Recording | None:
     """What ``run(*arguments)`` does with ``arrays``; None where it cannot be noted.
 
     ``run`` must have been compiled with the functions of ``tape``; its arguments are those that
@@ -87,20 +95,12 @@ def record(
         operations, groups = tape.operations, ()
         if parts > 1:
             operations, groups = cut(operations, parts)
-        return recorded(operations, len(arrays) + 1, tape.numbers(), groups)
+        return Recording.of(operations, len(arrays) + 1, tape.numbers(), groups)
     except (Unsupported, LookupError, ValueError):
         return None
 
 
-def recorded(
-    operations: Sequence[Operation], bases: int, literals: Any, groups: tuple[int, ...] = ()
-) -> Recorded:
-    """These operations on so many arrays, the literals the last of them."""
-    blas = any(o.ufunc is np.matmul and math.prod(o.core) >= _THREADS_IN_BLAS for o in operations)
-    return Recorded(_loops.Program(operations, bases, groups), (literals,), blas)
-
-
-class Recorder:
+class Tape:
     """Stand-ins for NumPy's functions, and the notes that they take."""
 
     def __init__(self, ufuncs: Sequence[str]) -> None:
@@ -288,7 +288,7 @@ class Recorder:
 class _Add:
     """np.add with its ``reduce``."""
 
-    def __init__(self, tape: Recorder) -> None:
+    def __init__(self, tape: Tape) -> None:
         self.tape = tape
 
     def __call__(self, *args: Any, out: Any) -> None:
@@ -302,6 +302,7 @@ def _strides(a: Any, shape: Sequence[int]) -> Sequence[int]:
     if isinstance(a, float):
         return (0,) * len(shape)
     if a.shape == shape:
-        return a.strides  # type: ignore[no-any-return]
+        same: Sequence[int] = a.strides
+        return same
     new = len(shape) - a.ndim  # axes in front
     return (0,) * new + tuple(0 if n == 1 else s for n, s in zip(a.shape, a.strides, strict=True))

@@ -194,6 +194,7 @@ def test_the_limit_is_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row.seconds == 5.0
     limit = row.flops / products.flops * 2e-3 + row.bytes / 1e9
     assert row.share == pytest.approx(limit / 1e-3)  # each at its best
+    assert [products.undisturbed(t) for t in (1e-3, 9e-3, 4e-3)] == [1e-3, 2e-3, 3e-3]
 
 
 def test_limits_and_memory() -> None:

@@ -13,7 +13,7 @@ import hessarray as ha
 import hessarray.plan.plan
 from hessarray.backends import backend_named
 from hessarray.backends.protocol import Costs
-from hessarray.plan.bracket import _Chain, _Sweep, cheapest
+from hessarray.plan.bracket import _Chain, _SweepTime, cheapest
 from hessarray.plan.derive import Bracket, dominators
 from hessarray.plan.plan import cost
 from hessarray.plan.want import Want
@@ -56,7 +56,7 @@ class Priced:
         key = (i, j, width, tie, skip)
         if key not in self.known:
             c = self.chain
-            sweep, time = _Sweep(c, width), 0.0
+            sweep, time = _SweepTime(c, width), 0.0
             for p in range(c.place[i] + 1, c.place[j] + 1):
                 node = c.nodes[p]
                 if id(node) in c.sites and p >= skip:

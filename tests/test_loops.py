@@ -88,7 +88,7 @@ def call_by_call(f, want, *x):
 def recordings(f):
     """Of each piece that ran so far: was it recorded?"""
     runs = [run for plan in f._plans.values() for run in plan._compiled.values()]
-    return [kept is not None for run in runs for kept in run._recorded.values()]
+    return [kept is not None for run in runs for kept in run._recordings.values()]
 
 
 def same_bits(ours, theirs):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -92,10 +92,18 @@ class Speed:
         Multiplies once in every thread, and returns when that is done.
     flops : int
         Of a call.
+    seen : list of float
+        Seconds of a call, the best ones of each case so far.
     """
 
     run: Callable[[], Any]
     flops: int
+    seen: list[float] = field(default_factory=list)
+
+    def undisturbed(self, seconds: float) -> float:
+        """What a call takes, where it took so long: no more than in half of the cases so far."""
+        self.seen.append(seconds)
+        return min(seconds, float(np.median(self.seen)))
 
 
 def speed(library: Library, threads: int, *, quick: bool = False) -> Speed:

@@ -106,6 +106,7 @@ def _share(
     took, products = in_turn([mine, gemm], settings.seconds, least=settings.least).min(axis=0)
     assert row.flops is not None
     assert row.bytes is not None
+    products = speed.undisturbed(float(products))
     return float((row.flops / speed.flops * products + row.bytes / limits["bytes"]) / took)
 
 

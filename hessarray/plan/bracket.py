@@ -180,7 +180,7 @@ class _Chain:
     def _lefts(self) -> list[float]:
         """Time of second derivatives carried forward to each dominator, with the Jacobian."""
         times, time = [], 0.0
-        j, h = _Sweep(self, self.d), _Sweep(self, _rows(self.d, self.tie))
+        j, h = _SweepTime(self, self.d), _SweepTime(self, _rows(self.d, self.tie))
         curved, places = False, set(self.place.tolist())
         for p, node in enumerate(self.nodes):
             if id(node) in self.sites:
@@ -200,7 +200,7 @@ class _Chain:
 
     def _adjoint(self) -> float:
         """The reverse sweep of G, which all brackets but all left need."""
-        sweep = _Sweep(self, self.m)
+        sweep = _SweepTime(self, self.m)
         sweep.batched.update(id(v) for v in self.nodes[:1])
         return sum(sweep.push(v) for v in self.nodes[: self._constant_from + 1])
 
@@ -242,7 +242,7 @@ class _Chain:
         return self.n * (2 * rows * w * m * self.c.flop + rows * m * self.c.entry) + self.c.call
 
 
-class _Sweep:
+class _SweepTime:
     """The time of a Jacobian's way through the nodes; free while it is the same for all samples."""
 
     def __init__(self, chain: _Chain, rows: int) -> None:

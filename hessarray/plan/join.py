@@ -33,10 +33,10 @@ _CACHED = 1 << 15  # entries of a constant that stays near a core between two pr
 
 def joined(program: Program, n: int) -> Program:
     """The same program with such operations, for about n samples."""
-    return replace(program, steps=tuple(_Joining(program, n).steps()))
+    return replace(program, steps=tuple(_Kernels(program, n).steps()))
 
 
-class _Joining:
+class _Kernels:
     """One pass over the steps. What has a single use can be joined with that."""
 
     def __init__(self, program: Program, n: int) -> None:

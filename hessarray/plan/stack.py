@@ -43,14 +43,14 @@ _CACHED = 1 << 16  # entries of a matrix that stays near a core between two prod
 
 def stack(builder: Builder, outputs: list[Node], n: int, costs: Costs) -> list[Node]:
     """The same outputs with fewer, longer operations, where that is cheaper for n samples."""
-    joined = _Joining(builder, n, costs)
+    joined = _Sums(builder, n, costs)
     return _grouped(builder, joined.all(outputs), n, costs)
 
 
 # ---- sums and products with matrices -------------------------------------------------------------
 
 
-class _Joining:
+class _Sums:
     """Rebuilds a graph from its leaves; what is summed is contracted in one."""
 
     def __init__(self, builder: Builder, n: int, costs: Costs) -> None:
