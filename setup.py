@@ -1,4 +1,4 @@
-"""Which folders are installed, under which names, and the one file of C.
+"""Which folders are installed, under which names, and the C part.
 
 The folder ``backends/`` lies beside ``hessarray/`` and is installed as ``hessarray.backends``.
 pyproject.toml can either find packages or rename them, not both, hence these lines.

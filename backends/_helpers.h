@@ -38,7 +38,7 @@ static const char *helpers_leave(void)
 #include <sys/prctl.h>
 #endif
 
-#define MOST_HELPERS 15
+#define MOST_HELPERS 63
 #define LOOKING 100000    /* nanoseconds */
 #define PATIENCE 2000     /* looks at a value, before others may have the processor */
 #define OPEN ((int32_t)1)

@@ -1187,5 +1187,6 @@ PyMODINIT_FUNC PyInit__loops(void)
     PyModule_AddIntConstant(m, "ELEMENTWISE", ELEMENTWISE);
     PyModule_AddIntConstant(m, "GENERALISED", GENERALISED);
     PyModule_AddIntConstant(m, "MASKED_COPY", MASKED_COPY);
+    PyModule_AddIntConstant(m, "MOST_HELPERS", MOST_HELPERS);
     return m;
 }

@@ -4,6 +4,7 @@ from typing import Any, TypeAlias
 ELEMENTWISE: int
 GENERALISED: int
 MASKED_COPY: int
+MOST_HELPERS: int  # beside the thread that calls
 VECTOR: int  # bytes of a vector; with the compiled kernels only, like all below erfc
 
 erf: Any  # ufuncs

@@ -19,7 +19,7 @@ from threadpoolctl import ThreadpoolController
 
 from hessarray.backends._special import Extended
 from hessarray.backends.numpy_kernels import LINE, _loops, aligned, has_gram, has_products, pack
-from hessarray.backends.numpy_loops import Recording, Tape, available, record, specials
+from hessarray.backends.numpy_loops import UFUNCS, Recording, Tape, available, record, specials
 from hessarray.backends.numpy_sizes import Sizes
 from hessarray.backends.protocol import Costs, Executable, Run, Work, load_source
 
@@ -61,6 +61,7 @@ class NumpyBackend:
             row=2.5e-8,
             matrix=3e-7,
             gram=has_gram(),
+            lanes=_loops.VECTOR // 8 if has_gram() else 8,
             joins=has_products(),
         )
         own = specials()
@@ -98,6 +99,7 @@ class NumpyBackend:
         each = _WORTH_A_THREAD
         if available():
             each = _WORTH_HELP if work.n > 1 else _WORTH_PARTS
+            threads = min(threads, _loops.MOST_HELPERS + 1)
         threads = min(threads, max(work.n * work.flops_per_sample // each, 1))
         least = -(-_FLOPS_PER_BYTE * work.bytes_read // max(work.flops_per_sample, 1))
         least = min(least, _LEAST_CHUNK, work.fitting(_MOST_BYTES))
@@ -172,8 +174,7 @@ class _NumpyExecutable:
         self.source = source
         self.layout = layout
         self.shapes = {k: v.shape for k, v in program.outputs.items()}
-        names = "copyto add matmul multiply subtract concatenate take".split()
-        scope = {k: getattr(np, k) for k in [*names, *_ufunc_names()]}
+        scope = UFUNCS | {k: getattr(np, k) for k in ("copyto", "concatenate", "take")}
         scope |= specials() | {"pack": pack}
         scope = load_source(source, "program", scope)
         self._bind, self._seed = scope["bind"], scope["seed"]
@@ -413,7 +414,7 @@ class _NumpyExecutable:
         with self._lock:
             if key not in self._recordings:
                 if self._tape is None:
-                    tape = Tape(["multiply", "subtract", *_ufunc_names()])
+                    tape = Tape()
                     # The same function with other names in its reach.
                     self._tape = tape, FunctionType(self._run.__code__, dict(tape.scope))
                 tape, run = self._tape
@@ -529,14 +530,6 @@ _scratch = _Scratch()
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _ufunc_names() -> list[str]:
-    names = """absolute arccos arccosh arcsin arcsinh arctan arctanh ceil cos cosh divide equal exp
-    expm1 floor greater greater_equal less less_equal log log10 log1p log2 logical_and logical_not
-    logical_or logical_xor maximum minimum not_equal power reciprocal rint sign sin sinh sqrt square
-    tan tanh trunc"""
-    return names.split()
 
 
 def in_threads(

@@ -18,8 +18,9 @@ from hessarray.backends import _special
 from hessarray.backends.numpy_kernels import KERNELS, _loops, called
 from hessarray.backends.numpy_parts import Operation, core_axes, cut
 
-__all__ = ["Recording", "Tape", "Unsupported", "available", "record", "specials"]
+__all__ = ["UFUNCS", "Recording", "Tape", "Unsupported", "available", "record", "specials"]
 
+UFUNCS = {name: f for name, f in vars(np).items() if isinstance(f, np.ufunc)}
 _MOST_COPIES = 4096  # of one gather
 _THREADS_IN_BLAS = 8192  # multiplications: no BLAS library uses threads for fewer
 
@@ -103,14 +104,14 @@ def record(
 class Tape:
     """Stand-ins for NumPy's functions, and the notes that they take."""
 
-    def __init__(self, ufuncs: Sequence[str]) -> None:
+    def __init__(self) -> None:
         self.operations: list[Operation] = []
         self._bounds: list[tuple[int, int]] = []
         self._order: list[int] = []  # of the bounds
         self._lows: list[int] = []
         self._numbers: dict[str, float] = {}  # by their bits: -0.0 is not 0.0
         self._dtype = np.dtype(np.float64)
-        self.scope: dict[str, Any] = {name: self._ufunc(getattr(np, name)) for name in ufuncs}
+        self.scope: dict[str, Any] = {name: self._ufunc(f) for name, f in UFUNCS.items()}
         self.scope |= {
             "add": _Add(self),
             "matmul": self.matmul,

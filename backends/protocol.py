@@ -23,6 +23,7 @@ class Costs:
     row: float  # of an elementwise pass over rows that lie apart, per row
     matrix: float  # per product of a stack of small ones
     gram: bool = False  # J diag(w) J^T is one operation, of half the flops
+    lanes: int = 8  # numbers in a vector of that operation, in float64
     joins: bool = False  # T + (A . S) B is one operation, c + a b another (plan/join.py)
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from functools import cache
 from itertools import combinations
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -76,9 +77,12 @@ class _Chain:
         last = len(self.chain) - 1
         tails = self._tails()
         lefts = self._lefts()
-        options = [self._from_input(tails, None)]
-        options += [self._from_input(tails, k, lefts[k]) for k in range(1, last)]
-        time, cut, left = min(options, key=lambda option: option[0])
+        time, cut, left = self._from_input(tails, None)
+        for k in range(1, last):
+            if lefts[k] < time:  # what comes before takes less than all of the best one
+                time, cut, left = min(
+                    (time, cut, left), self._from_input(tails, k, lefts[k]), key=itemgetter(0)
+                )
         if last > 0 and lefts[last] < time + self._adjoint():
             return Bracket(left=last, reverse_gradient=False)
         cuts = []

@@ -73,7 +73,7 @@ class ChainRule:
         """
         sweep: Sweep = {id(n): j for n, j in seeds.items()}
         for node in nodes:
-            j = self._push(node, [sweep.get(id(a)) for a in node.args], rank)
+            j = self.push(node, [sweep.get(id(a)) for a in node.args], rank)
             if j is not None:
                 own = sweep.get(id(node))
                 sweep[id(node)] = j if own is None else self.builder.add([(1.0, own), (1.0, j)])
@@ -122,7 +122,11 @@ class ChainRule:
         letters = LETTERS[: len(node.shape)]
         return self.builder.einsum([letters[rank:], letters], letters, [factor, node])
 
-    def _push(self, node: Node, j: Sequence[Node | None], rank: int) -> Node | None:
+    def push(self, node: Node, j: Sequence[Node | None], rank: int) -> Node | None:
+        """The node's Jacobian from those of its arguments, with ``rank`` direction axes in front.
+
+        None among them, and None as the result, stand for zero.
+        """
         b, op = self.builder, node.op
         live = [i for i, t in enumerate(j) if t is not None]
         if not live or not node.active:

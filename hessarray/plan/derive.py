@@ -17,7 +17,8 @@ __all__ = ["Bracket", "derive", "dominators"]
 
 # Directions, width and number of the sites of a region -> how their symmetry is used.
 Choose = Callable[[int, int, int], str]
-_TIED = {"hessian": "ab", "diagonal": "aa", "laplacian": ""}
+_TIED = {"hessian": "ab", "diagonal": "aa", "laplacian": ""}  # the directions of both factors J
+_FREE = {"ab": "ab", "aa": "a", "": ""}  # those that the result has
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class _Derivation:
         assert second is not None
         tie = _TIED[second]
         terms = self._bracketed(bracket, tie) if self.graph.output.active else []
-        axes = {"ab": "ab", "aa": "a", "": ""}[tie]
+        axes = _FREE[tie]
         node = self.b.add([(1.0, t) for t in terms]) if terms else self._zero(axes)
         return self.b.reshape(node, (1, *node.shape)) if second == "laplacian" else node
 
@@ -180,7 +181,7 @@ class _Derivation:
             h = self._forward_second(nodes[:start], tie)
             gu = g.get(id(u))
             if h is not None and gu is not None:
-                front = {"ab": "AB", "aa": "A", "": ""}[tie]
+                front = _FREE[tie].upper()
                 free = LETTERS[: len(u.shape)]
                 terms.append(self.b.einsum([front + free, m + free], front + m, [h, gu]))
         # Sites from `start` on, with the Jacobians of the cuts factored out, innermost last.
@@ -248,16 +249,16 @@ class _Derivation:
         m = self.m
         j = self.b.reshape(j, (j.shape[0], h.shape[0]))
         first, second = ("a", "b") if tie == "ab" else ("a", "a")
-        output = {"ab": "ab", "aa": "a", "": ""}[tie] + m
+        output = _FREE[tie] + m
         return self.b.einsum([first + "i", second + "j", "ij" + m], output, [j, j, h])
 
     def _forward_second(self, nodes: Sequence[Node], tie: str) -> Node | None:
         """Second derivatives carried forward node by node, as hessQuik's forward mode does."""
-        rank = {"ab": 2, "aa": 1, "": 0}[tie]
+        rank = len(_FREE[tie])
         j = self._from_inputs
         h: Sweep = {}
         for node in nodes:
-            pushed = self.rule._push(node, [h.get(id(a)) for a in node.args], rank)
+            pushed = self.rule.push(node, [h.get(id(a)) for a in node.args], rank)
             found = [pushed] if pushed is not None else []
             if id(node) in self.sites:
                 found += self.rule.site_terms(node, j, None, tie, "")

@@ -126,7 +126,7 @@ class Step:
             return 2 * self.out.size * left.shape[-1]
         if self.op == "gram":
             a, width = self.args[0].shape  # type: ignore[union-attr]
-            return a * (a + 3) * width * math.prod(self.out.shape[2:])
+            return a * (a + 2) * width * math.prod(self.out.shape[2:])  # J . w, and half of J J^T
         return max(a.size for a in (self.out, *self.args) if isinstance(a, Value))
 
 

@@ -19,7 +19,6 @@ from hessarray.graph.node import Node
 
 __all__ = ["Weighed", "assembled", "choose", "factors", "gram_pays", "gram_seconds", "weighed"]
 
-_LANES = 8  # of a vector, in float64 with AVX-512
 _MOST_FILLED = 128  # directions up to which a vector is filled up
 _NEAR = 1 << 17  # results that stay in the second cache
 _HALVES = 64  # directions from which smaller products are still large ones
@@ -60,13 +59,14 @@ def weighed(terms: Sequence[str], operands: Sequence[Any], output: str) -> Weigh
 
 def gram_seconds(a: int, m: int, width: int, costs: Costs) -> float:
     """J diag(w) J^T of one sample for m vectors w: ``backends/_gram.h`` and ``_grams.h``."""
-    rest = m % _LANES  # one by one, where they leave half of a vector empty
-    if rest > _LANES // 2 and a <= _MOST_FILLED:
+    lanes = costs.lanes
+    rest = m % lanes  # one by one, where they leave half of a vector empty
+    if rest > lanes // 2 and a <= _MOST_FILLED:
         rest = 0
-    many = -(-(m - rest) // _LANES) * _LANES
+    many = -(-(m - rest) // lanes) * lanes
     pair = 2 * width * costs.flop + 1.2 * costs.entry
     seconds = many * (a * (a + 1) / 2 * pair + 0.8 * width * costs.entry)
-    seconds += -(-many // (2 * _LANES)) * a * 1.2 * costs.row  # tiles
+    seconds += -(-many // (2 * lanes)) * a * 1.2 * costs.row  # tiles
     if a * a * many > _NEAR:  # rows and their mirror images leave for memory
         seconds += 2.5 * a * a * many * costs.entry
     blocks = -(-a // 5)  # of at most five directions
