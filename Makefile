@@ -125,7 +125,7 @@ endef
 
 ## make bench             side by side with peers, written to docs/benchmarks.md (BENCH_ARGS=...)
 bench: $(TEST)/.ready
-	$(TEST)/bin/hessarray bench --paper --json docs/benchmarks.json --plot docs/benchmarks \
+	$(TEST)/bin/hessarray bench --json docs/benchmarks.json --plot docs/benchmarks \
 	  --write docs/benchmarks.md $(BENCH_ARGS)
 
 ## make bench-gpu         the same on a CUDA device, written to docs/benchmarks-gpu.md
