@@ -300,10 +300,11 @@ class _Add:
 
 
 def _strides(a: Any, shape: Sequence[int]) -> Sequence[int]:
+    """Bytes along the axes of ``shape``, to which the operand is broadcast."""
     if isinstance(a, float):
         return (0,) * len(shape)
+    own: tuple[int, ...] = a.strides
     if a.shape == shape:
-        same: Sequence[int] = a.strides
-        return same
+        return own
     new = len(shape) - a.ndim  # axes in front
-    return (0,) * new + tuple(0 if n == 1 else s for n, s in zip(a.shape, a.strides, strict=True))
+    return (0,) * new + tuple(0 if n == 1 else s for n, s in zip(a.shape, own, strict=True))
