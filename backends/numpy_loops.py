@@ -306,5 +306,5 @@ def _strides(a: Any, shape: Sequence[int]) -> Sequence[int]:
     own: tuple[int, ...] = a.strides
     if a.shape == shape:
         return own
-    new = len(shape) - a.ndim  # axes in front
+    new = len(shape) - len(own)  # axes in front
     return (0,) * new + tuple(0 if n == 1 else s for n, s in zip(a.shape, own, strict=True))
