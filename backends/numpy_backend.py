@@ -19,7 +19,14 @@ from threadpoolctl import ThreadpoolController
 
 from hessarray.backends._special import Extended
 from hessarray.backends.numpy_kernels import LINE, _loops, aligned, has_gram, has_products, pack
-from hessarray.backends.numpy_loops import UFUNCS, Recording, Tape, available, record, specials
+from hessarray.backends.numpy_loops import (
+    NUMPY_UFUNCS,
+    Recording,
+    Tape,
+    available,
+    record,
+    specials,
+)
 from hessarray.backends.numpy_sizes import Sizes
 from hessarray.backends.protocol import Costs, Executable, Run, Work, load_source
 
@@ -174,7 +181,7 @@ class _NumpyExecutable:
         self.source = source
         self.layout = layout
         self.shapes = {k: v.shape for k, v in program.outputs.items()}
-        scope = UFUNCS | {k: getattr(np, k) for k in ("copyto", "concatenate", "take")}
+        scope = NUMPY_UFUNCS | {k: getattr(np, k) for k in ("copyto", "concatenate", "take")}
         scope |= specials() | {"pack": pack}
         scope = load_source(source, "program", scope)
         self._bind, self._seed = scope["bind"], scope["seed"]

@@ -18,9 +18,9 @@ from hessarray.backends import _special
 from hessarray.backends.numpy_kernels import KERNELS, _loops, called
 from hessarray.backends.numpy_parts import Operation, core_axes, cut
 
-__all__ = ["UFUNCS", "Recording", "Tape", "Unsupported", "available", "record", "specials"]
+__all__ = ["NUMPY_UFUNCS", "Recording", "Tape", "Unsupported", "available", "record", "specials"]
 
-UFUNCS = {name: f for name, f in vars(np).items() if isinstance(f, np.ufunc)}
+NUMPY_UFUNCS = {name: f for name, f in vars(np).items() if isinstance(f, np.ufunc)}
 _MOST_COPIES = 4096  # of one gather
 _THREADS_IN_BLAS = 8192  # multiplications: no BLAS library uses threads for fewer
 
@@ -111,7 +111,7 @@ class Tape:
         self._lows: list[int] = []
         self._numbers: dict[str, float] = {}  # by their bits: -0.0 is not 0.0
         self._dtype = np.dtype(np.float64)
-        self.scope: dict[str, Any] = {name: self._ufunc(f) for name, f in UFUNCS.items()}
+        self.scope: dict[str, Any] = {name: self._ufunc(f) for name, f in NUMPY_UFUNCS.items()}
         self.scope |= {
             "add": _Add(self),
             "matmul": self.matmul,

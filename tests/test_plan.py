@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import linecache
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,11 +139,13 @@ def test_what_a_plan_prints():
     text = str(mlp(3, 8, 2, 1).plan(1234))
     first, *lines = text.splitlines()
     assert first.endswith("n = 1234")
-    words = "curvature|bracket|sweeps|symmetry|stacked|folded|steps|flops|memory|results|chunk"
+    words = (
+        "curvature|bracket|sweeps|symmetry|stacked|folded|steps|flops|estimate|memory|results|chunk"
+    )
     for word, line in zip(words.split("|"), lines, strict=False):
         assert line.startswith(f"  {word}")
-    assert all(line.startswith("  path") for line in lines[11:])
-    assert len(lines) > 11
+    assert all(line.startswith("  path") for line in lines[12:])
+    assert len(lines) > 12
 
 
 def test_what_a_plan_says_of_its_moves():
@@ -167,6 +170,21 @@ def test_what_a_plan_says_of_its_moves():
     steps = len(net.plan(n=1).program.at(0))
     assert steps > 5
     assert f"folded           {steps} steps without batch axis" in few
+
+
+def test_an_estimate_is_the_sum_over_steps():
+    costs = replace(backend_named("numpy").costs, gram=False)
+    wide, deep = mlp(3, 64, 1, 1), mlp(3, 64, 2, 1)
+    for want in ("value", "gradient", "hessian"):
+        plans = [net.plan(n=n, want=want) for net in (wide, deep) for n in (100, 1000)]
+        assert all(plan.costs == backend_named("numpy").costs for plan in plans)
+        assert plans[0].seconds < min(plans[1].seconds, plans[2].seconds) < plans[3].seconds
+        assert f"estimate         {1e3 * plans[3].seconds:.3g} ms" in str(plans[3])
+    value = mlp(3, 64, 1, 1).plan(n=1000, want="value")
+    doubled = replace(costs, **{k: 2 * getattr(costs, k) for k in ("call", "flop", "entry", "row")})
+    assert cost(value.program, 1000, doubled) == pytest.approx(2 * cost(value.program, 1000, costs))
+    assert replace(value, costs=None).seconds is None
+    assert "estimate" not in str(replace(value, costs=None))
 
 
 def test_plans_and_what_is_bound_for_them_are_few():

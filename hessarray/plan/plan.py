@@ -51,6 +51,7 @@ class Plan:
     program: Program
     symmetry: tuple[str, ...] = ()
     chunk: int | None = None  # samples at a time, where it is known for which backend
+    costs: Costs | None = None  # of the backend that it was made for
     _compiled: dict[str, Executable] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -146,6 +147,7 @@ class Plan:
             f"  steps            {len(self.program.at(0)) + len(self.program.at(1))} once, "
             f"{len(self.program.at(2))} per chunk",
             f"  flops            {once:,} once + {each:,} per sample = {once + each * self.n:,}",
+            *self._estimate(),
             f"  memory           {self.entries_once * itemsize:,} bytes once + "
             f"{self.entries_per_sample * itemsize:,} per sample of a chunk",
             f"  results          {self.result_entries * itemsize:,} bytes per sample",
@@ -157,6 +159,18 @@ class Plan:
             )
         lines += [f"  path             {p}" for p in self.program.paths]
         return "\n".join(lines)
+
+    @property
+    def seconds(self) -> float | None:
+        """Estimated time of n samples on one thread: the backend's costs of calls, flops, entries.
+
+        Constants that are folded once, and the CUDA backend's calls, are not in it.
+        """
+        return None if self.costs is None else cost(self.program, self.n, self.costs)
+
+    def _estimate(self) -> list[str]:
+        seconds = self.seconds
+        return [] if not seconds else [f"  estimate         {1e3 * seconds:.3g} ms on one thread"]
 
     def _sweeps(self) -> str:
         second, bracket = self.want.second, self.bracket
@@ -214,7 +228,7 @@ def make_plan(graph: Graph, want: Want, n: int, costs: Costs) -> Plan:
     builder, outputs = derive(graph, want, bracket, symmetry if want.forward is None else None)
     program = lower(builder, outputs, n, costs)
     sites = len(curvature_sites(topological([graph.output])))
-    return Plan(want, n, bracket, mode, sites, program, tuple(used))
+    return Plan(want, n, bracket, mode, sites, program, tuple(used), costs=costs)
 
 
 def _bracket(graph: Graph, want: Want, n: int, costs: Costs) -> tuple[str, Bracket]:
