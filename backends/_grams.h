@@ -6,8 +6,7 @@
  * directions that follow, around the end: every pair once, and tiles of nearly equal height. Of an even
  * d the last of these serves half of the a. The mirror image is stored along. Where the w fill too
  * little of their vectors, or the results are too many to be copied, they are done one by one
- * (``_gram.h``). The planner's costs know that rule for float64 and vectors of 64 bytes
- * (``plan/symmetry.py``).
+ * (``_gram.h``). The planner's costs know that rule for float64 (``plan/symmetry.py``).
  */
 
 #define NAME PASTE(KIND, _grams)

@@ -37,7 +37,6 @@ def numpy_source(
         if s.op == "reshape":
             roots[s.out.name] = roots.get(s.args[0].name, s.args[0].name)
     placed: set[str] = set()
-    known: dict[str, str] = {}  # what was laid somewhere -> its name
     arena = ["def workspace(xp, n, arena):"]
     views: list[str] = []
     body: list[str] = []
@@ -57,7 +56,7 @@ def numpy_source(
             if out in layout.direct:
                 body.append(f"{out} = out[{layout.direct[out]!r}].reshape({shape_text(s.out)})")
             else:
-                arena += _buffers(s.out, layout, shape_text, placed, views, known)
+                arena += _buffers(s.out, layout, shape_text, placed, views)
             if s.op == "concat" and any(h.whole is s.out for h in layout.homes.values()):
                 start, axis = 0, s.attributes["axis"]
                 for k, part in enumerate(s.args):
@@ -91,7 +90,6 @@ def _buffers(
     shape_text: Callable[[Any], str],
     placed: set[str],
     views: list[str],
-    known: dict[str, str],
 ) -> list[str]:
     """The lines that lay v over the arena, after the joined buffer that it is a part of."""
     if v.name in placed:
@@ -99,7 +97,7 @@ def _buffers(
     lines: list[str] = []
     if v.name in layout.homes:
         whole, axis, start, stop, *_ = layout.homes[v.name]
-        lines += _buffers(whole, layout, shape_text, placed, views, known)
+        lines += _buffers(whole, layout, shape_text, placed, views)
         place = f"{_slice(whole.name, axis, start, stop)}.reshape({shape_text(v)})"
     else:
         low, high = layout.offsets[v.name], layout.offsets[v.name] + v.size
@@ -107,11 +105,7 @@ def _buffers(
         place = f"arena[n * {low}:n * {high}]{masked}.reshape({shape_text(v)})"
     placed.add(v.name)
     views.append(v.name)
-    # Another value in the same place is the same array: shorter text is compiled in less time.
-    return [
-        *lines,
-        f"    {v.name} = {known.setdefault(place, v.name) if place in known else place}",
-    ]
+    return [*lines, f"    {v.name} = {place}"]
 
 
 def _at_home(part: Any, s: Any, start: int, roots: dict[str, str], layout: Any) -> bool:
