@@ -156,6 +156,19 @@ def test_where_guards_what_would_be_infinite():
     np.testing.assert_allclose(got.d2f[0], (np.eye(2) - x.T @ x / 25.0) / 5.0, atol=1e-16)
 
 
+def test_zero_factors_keep_their_signs():
+    def f(x):
+        xp = x.__array_namespace__()
+        up, down = 0.0 * x, -0.0 * x
+        return xp.stack([up, down, x - up, down - up, 0.0 * x - 0.0 * x[::-1], -(-0.0 * x)], axis=0)
+
+    x = np.asarray([[1.5, 2.0], [-3.0, 0.5]])
+    got = ha.Function(f, in_shape=(2,))(x)
+    for row, sample in zip(got, x, strict=True):
+        np.testing.assert_array_equal(row, f(sample))
+        np.testing.assert_array_equal(np.signbit(row), np.signbit(f(sample)))
+
+
 def test_squares_at_zero_have_their_curvature():
     f = ha.Function(lambda x: x**2 + (x @ x), in_shape=(3,))
     hessian = f.hessian(np.zeros(3))

@@ -148,6 +148,8 @@ class Builder:
                 del nodes[i]
                 changed = True
                 break
+        if scale == 0.0:  # as an operand: 0.0 and -0.0 are equal, but not the same
+            terms, nodes, scale = [*terms, ""], [*nodes, self.constant(scale)], 1.0
         shape = tuple(sizes[c] for c in output)
         canonical, output = _canonical(tuple(terms), output)
         if len(nodes) == 1 and canonical[0] == output and scale == 1.0:
@@ -173,6 +175,7 @@ class Builder:
         """Sum of coefficient times node, all of one shape."""
         if len(terms) == 1:
             return self.scale(terms[0][1], terms[0][0])
+        terms = [(c, v) if c else (1.0, self.scale(v, c)) for c, v in terms]
         coefficients, nodes = zip(*terms, strict=True)
         return self.make(Add(tuple(float(c) for c in coefficients)), nodes, nodes[0].shape)
 

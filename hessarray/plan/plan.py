@@ -7,7 +7,6 @@ import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from hessarray.backends.numpy_source import numpy_source
 from hessarray.backends.protocol import Backend, Costs, Executable
 from hessarray.graph.node import topological
 from hessarray.graph.trace import Graph
@@ -17,14 +16,8 @@ from hessarray.plan.derive import Bracket, derive, dominators
 from hessarray.plan.join import joined
 from hessarray.plan.lower import lower
 from hessarray.plan.memory import Layout, plan_memory
-from hessarray.plan.source import (
-    carried,
-    expression,
-    functional_source,
-    literal,
-    once_source,
-    shape_text,
-)
+from hessarray.plan.numpy_source import numpy_source
+from hessarray.plan.source import functional_source, once_source
 from hessarray.plan.step import VIEWS, Program, Step, Value
 from hessarray.plan.symmetry import choose, gram_seconds
 from hessarray.plan.want import Want
@@ -128,8 +121,7 @@ class Plan:
         """The program as this backend runs it (NumPy: in place, on planned buffers)."""
         if backend != "numpy":
             return self.source
-        names = carried(self.in_place, 1)
-        run = numpy_source(self.in_place, self.layout, expression, literal, shape_text, names)
+        run = numpy_source(self.in_place, self.layout)
         return once_source(self.in_place) + "\n\n" + run
 
     def describe(self, itemsize: int = 8) -> str:
