@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ class TorchBackend:
 
     def __init__(self) -> None:
         self.xp = Extended(xp_torch, erf=torch.special.erf, erfc=torch.special.erfc)
+        self.xp.matmul = _matmul
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, torch.Tensor)
@@ -77,11 +79,24 @@ class TorchBackend:
             torch.cuda.synchronize()
 
 
+def _matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a @ b; torch takes one product of a stack after another where BLAS cannot read the matrices.
+
+    What permuted operands are added to lies as they do, so a stack of small matrices may have
+    consecutive entries along none of its last two axes.
+    """
+    return torch.matmul(_readable(a), _readable(b))
+
+
+def _readable(a: torch.Tensor) -> torch.Tensor:
+    return a if a.ndim < 3 or 1 in a.stride()[-2:] else a.contiguous()
+
+
 class _TorchExecutable(FunctionalExecutable):
     """Results are contiguous: torch scripts call ``view`` on what they get."""
 
     def __init__(self, xp: Any, program: Any, source: str, layout: Any) -> None:
-        super().__init__(xp, source)
+        super().__init__(xp, re.sub(r"(\w+) @ (\w+)", r"xp.matmul(\1, \2)", source))
         self._graphs = torch_graphs.Graphs() if torch_graphs.wanted() else None
         # Functional code holds up to twice what the program needs in place.
         self._entries = 2 * layout.entries + sum(v.size for v in program.outputs.values())

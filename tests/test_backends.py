@@ -355,6 +355,34 @@ def test_devices_without_wide_types(name, device):
         assert_close(np.asarray(a.to_device(cpu)), b, t, name, "jax float32")
 
 
+# ---- torch: layouts ----------------------------------------------------------------------------
+
+
+def test_torch_multiplies_what_blas_can_read(monkeypatch):
+    torch = pytest.importorskip("torch")
+    product, seen, mended = torch.matmul, [], []
+    contiguous = torch.Tensor.contiguous
+
+    def watched(a, b):
+        seen.extend((a, b))
+        return product(a, b)
+
+    def copied(a):
+        mended.append(a)
+        return contiguous(a)
+
+    monkeypatch.setattr(torch, "matmul", watched)
+    monkeypatch.setattr(torch.Tensor, "contiguous", copied)
+    residual = (ha.Residual(8, act="tanh") for _ in range(2))
+    net = ha.Network(ha.Dense(16, 8, act="tanh"), *residual, ha.Dense(8, 8, act="tanh"), seed=0)
+    x = normal(31, 10, 16)
+    got = net.value_gradient_hessian(torch.asarray(x))
+    assert all(1 in a.stride()[-2:] for a in seen)
+    assert any(a.ndim > 2 and 1 not in a.stride()[-2:] for a in mended)  # one needed it
+    for a, b in zip(got, net.value_gradient_hessian(x), strict=True):
+        assert_close(a.numpy(), b, 1e-12, "layouts", "the same on NumPy")
+
+
 # ---- torch: autograd, compile, vmap ------------------------------------------------------------
 
 
