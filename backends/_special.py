@@ -32,6 +32,8 @@ class Extended:
     erf, erfc, reciprocal : callable, optional
         The library's own functions of one array. Where left out: the ones of this module, and
         ``1.0 / x``.
+    **others : callable
+        What stands in for functions of the namespace.
 
     Examples
     --------
@@ -42,9 +44,16 @@ class Extended:
     """
 
     def __init__(
-        self, xp: Any, *, erf: Any = None, erfc: Any = None, reciprocal: Any = None
+        self,
+        xp: Any,
+        *,
+        erf: Any = None,
+        erfc: Any = None,
+        reciprocal: Any = None,
+        **others: Any,
     ) -> None:
         self._xp = xp
+        self.__dict__ |= others
         self.erf = erf if erf is not None else lambda x: _erf(xp, x)
         self.erfc = erfc if erfc is not None else lambda x: _erfc(xp, x)
         self.reciprocal = reciprocal if reciprocal is not None else lambda x: 1.0 / x

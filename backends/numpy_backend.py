@@ -6,18 +6,16 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
 from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from hessarray.backends._special import Extended
+from hessarray.backends.numpy_buffers import scratch
 from hessarray.backends.numpy_kernels import LINE, _loops, aligned, has_gram, has_products, pack
 from hessarray.backends.numpy_loops import (
     NUMPY_UFUNCS,
@@ -28,9 +26,10 @@ from hessarray.backends.numpy_loops import (
     specials,
 )
 from hessarray.backends.numpy_sizes import Sizes
+from hessarray.backends.numpy_threads import cores, in_threads, one_blas_thread
 from hessarray.backends.protocol import Costs, Executable, Run, Work, load_source
 
-__all__ = ["NumpyBackend", "cores", "in_threads"]
+__all__ = ["NumpyBackend"]
 
 # Intermediates of one chunk: small enough to stay in a core's own cache (docs/performance.md has
 # the measurement).
@@ -44,11 +43,9 @@ _TILE, _MANY_PIECES = 8, 16
 _WORTH_A_THREAD = 2_000_000  # flops of a thread's share: for less, handing it over costs more
 _WORTH_HELP = 200_000  # the same where helpers look for work (_helpers.h)
 _WORTH_PARTS = 5_000_000  # the same of one sample: who takes parts of operations has to wait often
-_KEEP_BYTES = 64 << 20  # of a thread's work buffer, between calls
 _MOST_CHUNKS = 256  # of a thread, before Ctrl-C is heard
 _MOST_SEEN = 4096  # numbers of samples to remember
 _MOST_RECORDINGS = 64  # of a program
-_MOST_LAID = 64  # programs and chunk sizes, whose buffers are laid out
 _OWN_BYTES = 1 << 18  # of a work buffer that one prepared evaluation may keep for itself
 
 
@@ -154,10 +151,10 @@ class _Task:
 
 def _performing(task: _Task, b: Any) -> Callable[[tuple[Any, ...], tuple[Any, ...]], None]:
     """The task with these constants as a function of inputs and results, without a look at them."""
-    guard = _one_blas_thread if task.blas else nullcontext()
+    guard = one_blas_thread if task.blas else nullcontext()
 
     def perform(x: tuple[Any, ...], out: tuple[Any, ...]) -> None:
-        with _scratch as buffer, guard:
+        with scratch as buffer, guard:
             memory = (buffer.room(task.room * (task.helpers + 1)),)
             for runs in task.turns:
                 _loops.perform(task.helpers, task.room, runs, memory, x, b, out)
@@ -395,7 +392,7 @@ class _NumpyExecutable:
             self._run_once.add(key)
             skip = first or not available()
             known = None if skip else self._make_recording(key, b, x, out, dtype)
-        with _scratch as buffer:
+        with scratch as buffer:
             if known is not None:
                 program, literals, _ = known
                 memory = buffer.room(self._room(n, dtype))
@@ -473,189 +470,3 @@ def _contiguous(values: Any) -> tuple[Any, ...]:
             v = copy
         found.append(v)
     return tuple(found)
-
-
-class _Buffer:
-    """A work buffer for all programs: it grows, and is dropped when very large."""
-
-    def __init__(self) -> None:
-        self.drop()
-
-    def drop(self) -> None:
-        self.memory = np.empty(0, np.float64)
-        self.laid: dict[Any, Any] = {}  # (workspace, n, dtype) -> its views of the memory
-
-    def room(self, size: int) -> Any:
-        """The work buffer, at least so many bytes long."""
-        if self.memory.nbytes < size:
-            self.drop()
-            self.memory = aligned((-(-size // 8),), np.dtype(np.float64))
-        return self.memory
-
-    def views(self, workspace: Any, xp: Any, n: int, entries: int, dtype: Any) -> Any:
-        """The program's buffers for n samples: made for the chunk and for the remainder."""
-        size = n * entries
-        arena = self.room(size * dtype.itemsize).view(dtype)[:size]
-        key = (workspace, n, dtype)
-        found = self.laid.get(key)
-        if found is None:
-            if len(self.laid) >= _MOST_LAID:
-                self.laid.clear()
-            found = self.laid[key] = workspace(xp, n, arena)
-        return found
-
-
-class _Scratch(threading.local):
-    """The work buffer of a thread; an evaluation inside another one finds that it is taken.
-
-    A signal's handler may evaluate between any two lines of a program, and so may whatever the
-    garbage collector calls.
-    """
-
-    def __init__(self) -> None:
-        self.free: list[_Buffer] = []
-        self.taken: list[_Buffer] = []
-
-    def __enter__(self) -> _Buffer:
-        try:
-            buffer = self.free.pop()
-        except IndexError:
-            buffer = _Buffer()
-        self.taken.append(buffer)
-        return buffer
-
-    def __exit__(self, *error: object) -> None:
-        buffer = self.taken.pop()
-        if buffer.memory.nbytes > _KEEP_BYTES:
-            buffer.drop()
-        if not self.free:
-            self.free.append(buffer)
-
-
-_scratch = _Scratch()
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def in_threads(
-    work: Callable[[Any], None],
-    items: Iterable[Any],
-    threads: int | None = None,
-    after: Callable[[], None] | None = None,
-) -> None:
-    """Call ``work`` with every item, BLAS at one thread each; ``after`` follows the caller's."""
-    threads = threads or cores()
-    left = iter(items)
-
-    def drain(then: Callable[[], None] | None) -> None:
-        for item in left:
-            work(item)
-            if then is not None:
-                then()
-
-    with _one_blas_thread:
-        # The caller works too: it starts while the others wake up.
-        others = [_pool(threads - 1, os.getpid()).submit(drain, None) for _ in range(threads - 1)]
-        try:
-            drain(after)
-        finally:
-            for _ in left:  # after an exception nobody takes another piece
-                pass
-            # Whoever has not woken up yet need not.
-            failures = [other.exception() for other in others if not other.cancel()]
-    for failure in failures:
-        if failure is not None:
-            raise failure
-
-
-@lru_cache(maxsize=8)
-def _pool(threads: int, pid: int) -> ThreadPoolExecutor:
-    """Workers for this process (a fork must not inherit them)."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="hessarray")
-
-
-class _OneBlasThread:
-    """BLAS at one thread while anybody runs chunks.
-
-    Where the library keeps one number for the whole process it is set directly, in a few
-    microseconds. OpenBLAS then heeds only the thread that set it, so that thread restores it as it
-    leaves, even if others go on. Elsewhere threadpoolctl's context does it, in a thread of ours.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.owner: int | None = None  # the thread that holds the direct limit
-        self.before: Any = None
-        self.inherited: Any = None  # of the process that was forked, in the middle of a limit
-
-    def __enter__(self) -> None:
-        libraries = _blas_libraries()
-        with self.lock:
-            if libraries is None:
-                if not self.users:
-                    self._governed(self._limit)
-            elif self.owner is None:
-                self.owner = threading.get_ident()
-                now = [(lib, lib.get_num_threads()) for lib in libraries]
-                self.before, self.inherited = self.inherited or now, None
-                for lib in libraries:
-                    lib.set_num_threads(1)
-            self.users += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self.lock:
-            self.users = max(self.users - 1, 0)  # a fork inside has forgotten them
-            if self.owner is not None:
-                if self.owner == threading.get_ident():
-                    self.owner = None
-                    for lib, threads in self.before:
-                        lib.set_num_threads(threads)
-            elif not self.users and _blas_libraries() is None:
-                self._governed(self._restore)
-
-    def forget(self) -> None:
-        """In a forked child, where the threads that held it are not.
-
-        Nothing is asked of the BLAS library: its own locks may have been held. It gets its threads
-        back with the first evaluation.
-        """
-        self.lock = threading.Lock()
-        self.users = 0
-        self.inherited = self.before if self.owner is not None else None
-        self.owner = None
-
-    def _governed(self, call: Callable[[], None]) -> None:
-        _governor(os.getpid()).submit(call).result()
-
-    def _limit(self) -> None:
-        self.before = _controller().limit(limits=1, user_api="blas")
-        self.before.__enter__()
-
-    def _restore(self) -> None:
-        self.before.__exit__(None, None, None)
-
-
-@lru_cache(maxsize=1)
-def _blas_libraries() -> list[Any] | None:
-    """The BLAS libraries, if each keeps its number of threads for the whole process."""
-    found = [lib for lib in _controller().lib_controllers if lib.user_api == "blas"]
-    whole = all(getattr(lib, "threading_layer", "") in ("pthreads", "disabled") for lib in found)
-    return found if whole else None
-
-
-@lru_cache(maxsize=1)
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-@lru_cache(maxsize=2)
-def _governor(pid: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="hessarray-blas")
-
-
-_one_blas_thread = _OneBlasThread()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_one_blas_thread.forget)

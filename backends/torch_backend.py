@@ -27,8 +27,8 @@ class TorchBackend:
     in_place = False
 
     def __init__(self) -> None:
-        self.xp = Extended(xp_torch, erf=torch.special.erf, erfc=torch.special.erfc)
-        self.xp.matmul = _matmul
+        special = torch.special
+        self.xp = Extended(xp_torch, erf=special.erf, erfc=special.erfc, matmul=_matmul)
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, torch.Tensor)

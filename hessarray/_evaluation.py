@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hessarray._arguments import (
-    DTYPES,
     check_mode,
     check_names,
     evaluation_options,
     plain,
-    progress_callback,
-    refuse_mask,
     result_arrays,
     same_library,
 )
+from hessarray._inputs import checked_inputs, real_array
 from hessarray._kinked import warn_of_kinks
-from hessarray.backends import Backend, backend_of, known_backends, outside_compilers
-from hessarray.backends.protocol import Run, Work
-from hessarray.errors import BackendError, DTypeError, MemoryLimitError, OptionError, ShapeError
+from hessarray._memory import check_memory, division
+from hessarray.backends import Backend, outside_compilers
+from hessarray.backends.protocol import Run
+from hessarray.errors import OptionError, ShapeError
 from hessarray.graph.array import TracedArray
 from hessarray.graph.trace import Graph, inline, trace
 from hessarray.plan.want import Want
@@ -39,7 +38,6 @@ _MOST_READY = 64
 _MOST_PLANS = 64
 _HANDFUL = 3  # samples at most, whose plan is that for one sample
 _MANY = 100  # samples, for which the plan for all others is made
-_SPAN_BYTES = 16 << 20  # of results that are consumed at a time (docs/decisions/0018)
 _FEW = 64  # samples for which weights are repeated: a program of its own for them costs more
 _CACHED = (
     "_bound",
@@ -319,7 +317,7 @@ class Evaluation:
         shapes = {k: v.shape for k, v in plan.program.outputs.items()}
         out = self._out(options.get("out"), shapes, want, batch, dtype, backend)
         elsewhere = out is not None or self._consumed
-        self._check_memory(plan, n, itemsize, limit, backend, elsewhere)
+        check_memory(plan, n, itemsize, limit, backend, elsewhere)
         if n == 0:
             none = xp.reshape(backend.asarray(x[0], dtype, device), (-1,))[:0]
             zero = none + none  # an array of its own
@@ -327,7 +325,19 @@ class Evaluation:
         params = self._parameters() if parameters is None else self._given(parameters)
         arrays = [*inputs.values(), *own.values(), *params.values()]
         traced = backend.traced([a for a in arrays if backend.owns(a)])
-        run = self._run(plan, n, itemsize, limit, threads, progress, backend, traced, elsewhere)
+        run = Run(n, n, 1)  # in one piece, where somebody traces it
+        if not traced:
+            run = division(
+                plan,
+                n,
+                itemsize,
+                backend,
+                limit=limit,
+                threads=threads,
+                progress=progress,
+                given=elsewhere,
+                consumed=self._consumed,
+            )
         compiled = plan.compiled(backend)
         keep = parameters is None and not traced
         bind, bound = self._bind(plan, compiled, backend, dtype, device, params, keep)
@@ -351,50 +361,8 @@ class Evaluation:
         return result_arrays(out, final, dtype, backend.in_place)
 
     def _check_inputs(self, x: Sequence[Any]) -> tuple[Backend, str, Shape]:
-        if len(x) != len(self.in_shapes):
-            raise ShapeError(f"{len(self.in_shapes)} inputs are expected, got {len(x)}")
-        found: tuple[Backend, str, Shape] | None = None
-        for a, shape in zip(x, self.in_shapes, strict=True):
-            backend = backend_of(a)
-            if backend is None:
-                raise BackendError(
-                    f"x is a {type(a).__module__}.{type(a).__name__}: pass an array of "
-                    f"{', '.join(known_backends())}"
-                )
-            refuse_mask("x", a)
-            if self._pinned is not None and self._pinned[0] != backend.name:
-                raise BackendError(
-                    f"x is a {backend.name} array, the parameters are pinned to {self._pinned[0]}: "
-                    f"pass a {self._pinned[0]} array, or call to('{backend.name}') first"
-                )
-            dtype = backend.dtype_name(a)
-            if dtype not in DTYPES:
-                raise DTypeError(
-                    f"x has dtype {dtype}, float32 or float64 is expected: convert it, "
-                    "for example x.astype('float64')"
-                )
-            got = tuple(int(s) for s in a.shape)
-            k = len(shape)
-            if len(got) < k or got[len(got) - k :] != shape:
-                expected = ", ".join(["...", *map(str, shape)])
-                raise ShapeError(
-                    f"x has shape {got}, ({expected}) is expected: "
-                    f"the last {'axis holds' if k == 1 else f'{k} axes hold'} one sample"
-                )
-            batch = got[: len(got) - k]
-            if found is None:
-                found = (backend, dtype, batch)
-            elif (found[0].name, found[1]) != (backend.name, dtype):
-                raise BackendError(
-                    f"inputs are {found[0].name} {found[1]} and {backend.name} {dtype}: make them "
-                    "of one array library and dtype"
-                )
-            elif found[2] != batch:
-                raise ShapeError(
-                    f"inputs have batch shapes {found[2]} and {batch}: make them equal"
-                )
-        assert found is not None
-        return found
+        """Library, dtype and batch shape of the inputs."""
+        return checked_inputs(x, self.in_shapes, self._pinned[0] if self._pinned else None)
 
     def _seeds(
         self,
@@ -409,11 +377,11 @@ class Evaluation:
         """Directions as the program takes them; batched ones join the inputs."""
         xp, n = backend.xp, math.prod(batch)
         if "v" in seeds:
-            v = backend.asarray(_real("v", seeds["v"], backend), dtype, device)
+            v = backend.asarray(real_array("v", seeds["v"], backend), dtype, device)
             name = "v" if want.left is not None else "w"
             return want, {name: v if name == "v" else xp.permute_dims(v, (1, 0))}
         if "lam" in seeds:
-            lam = backend.asarray(_real("lam", seeds["lam"], backend), dtype, device)
+            lam = backend.asarray(real_array("lam", seeds["lam"], backend), dtype, device)
             out = self.out_shape
             size = math.prod(out)
             got = tuple(int(s) for s in lam.shape)
@@ -428,7 +396,7 @@ class Evaluation:
             raise ShapeError(f"lam has shape {got}, {out} or {batch + out} is expected")
         parts = []
         for p, shape in zip(seeds["p"], self.in_shapes, strict=True):
-            p = backend.asarray(_real("p", p, backend), dtype, device)
+            p = backend.asarray(real_array("p", p, backend), dtype, device)
             got = tuple(int(s) for s in p.shape)
             if got == shape:
                 p = xp.broadcast_to(p, batch + shape)
@@ -467,58 +435,6 @@ class Evaluation:
                             self._bound.pop(bound, None)
                     self._plans[key] = plan
         return plan
-
-    def _check_memory(
-        self, plan: Plan, n: int, itemsize: int, limit: int | None, backend: Backend, given: bool
-    ) -> None:
-        if limit is None:
-            limit = backend.memory()
-        if limit is None:
-            return
-        result = 0 if given else plan.result_entries * n * itemsize
-        least = (plan.entries_once + plan.intermediates(backend.in_place)) * itemsize
-        if result + least > limit:
-            wanted = " and ".join(plan.want.names())
-            less = (
-                "hvp(x, p), weighted_hessian(x, lam) or laplacian(x) need less"
-                if plan.want.second == "hessian"
-                else "pass fewer samples at a time"
-            )
-            raise MemoryLimitError(
-                f"{wanted} of {n} samples would take {result + least:,} bytes "
-                f"({result:,} for the result), the limit is {limit:,}: {less}, or raise "
-                "memory_limit"
-            )
-
-    def _run(
-        self,
-        plan: Plan,
-        n: int,
-        itemsize: int,
-        limit: int | None,
-        threads: int | None,
-        progress: Any,
-        backend: Backend,
-        traced: bool,
-        given: bool = False,
-    ) -> Run:
-        if traced:
-            return Run(n, max(n, 1), 1, None)
-        room = None
-        if limit is not None:
-            # Functional chunks are joined at the end: the result stands in memory twice.
-            results = 0 if given else plan.result_entries * n * (1 if backend.in_place else 2)
-            room = max(limit - (results + plan.entries_once) * itemsize, 1)
-        per_sample = plan.intermediates(backend.in_place) * itemsize
-        results = plan.result_entries * itemsize
-        if self._consumed and room is not None:
-            per_sample += results
-        constants = plan.entries_read * itemsize
-        work = Work(n, per_sample, plan.program.flops[1], room, threads, constants)
-        chunk, threads = backend.schedule(work)
-        span = chunk if room is not None else max(_SPAN_BYTES // max(results, 1), chunk)
-        spans = max(-(-n // (span * threads)), 1) * threads  # as many for every thread
-        return Run(n, chunk, threads, progress_callback(progress, n), max(-(-n // spans), 1))
 
     def _bind(
         self,
@@ -624,13 +540,12 @@ def planned_for(n: int, backend: Backend) -> int:
     """How many samples a plan for n is made for: few plans serve every n.
 
     Where chunks are computed in place, a hundred samples stand for all but a handful: more of them
-    come in more chunks of the same kind. Elsewhere calls are dear, and each power of ten has its
-    plan.
+    come in more chunks of the same kind. Elsewhere calls are dear, and there are two plans for each
+    power of ten: 1, 3, 10, 32, ...
     """
     if backend.in_place:
         return _MANY if n > _HANDFUL else 1
-    power: int = 10 ** round(math.log10(max(n, 1)))
-    return power
+    return round(10 ** (round(2 * math.log10(max(n, 1))) / 2))
 
 
 def derived_nodes(graph: Graph, want: Want) -> dict[str, Any]:
@@ -638,13 +553,3 @@ def derived_nodes(graph: Graph, want: Want) -> dict[str, Any]:
     from hessarray.plan.derive import Bracket, derive
 
     return derive(graph, want, Bracket())[1]
-
-
-def _real(name: str, array: Any, backend: Backend) -> Any:
-    """A direction or weight in the library of x; its imaginary part must not vanish silently."""
-    refuse_mask(name, array)
-    array = same_library(array, backend)
-    dtype = backend.dtype_name(array) if backend.owns(array) else str(array.dtype)
-    if dtype.startswith("complex"):
-        raise DTypeError(f"{name} has dtype {dtype}, a real array is expected: pass its real part")
-    return array

@@ -22,6 +22,7 @@ from hessarray._arguments import (
     whole,
 )
 from hessarray._evaluation import Evaluation, derived_nodes
+from hessarray._memory import division
 from hessarray.backends import backend_named, backend_of, known_backends
 from hessarray.errors import BackendError, OptionError, ParameterError, ShapeError
 from hessarray.graph.array import TracedArray
@@ -314,8 +315,7 @@ class Function(Evaluation):
         backend = backend_named(self._pinned[0] if self._pinned else "numpy")
         assert backend is not None
         plan = self._plan(spec, n, backend)
-        run = self._run(plan, n, 8, None, None, None, backend, False)
-        return replace(plan, n=n, chunk=run.chunk)
+        return replace(plan, n=n, chunk=division(plan, n, 8, backend).chunk)
 
     # ---- parameters --------------------------------------------------------------------------
 

@@ -17,7 +17,16 @@ from hessarray.function import Function
 from hessarray.graph import namespace
 from hessarray.graph.array import TracedArray
 from hessarray.graph.builder import Builder
-from hessarray.graph.node import Elementwise, Input, Node, Parameter, Select, Test, topological
+from hessarray.graph.node import (
+    Elementwise,
+    Input,
+    Node,
+    Parameter,
+    Select,
+    Test,
+    remade,
+    topological,
+)
 from hessarray.graph.trace import Graph, trace
 from hessarray.layers import _below
 from hessarray.networks import Network
@@ -210,19 +219,18 @@ def _placed(
 ) -> TracedArray:
     """The node on other inputs; ``change`` is applied to the value of the node ``at``."""
     builder = inputs[0].builder
-    new: dict[int, Node] = {}
-    for old in topological([output]):
+
+    def remake(old: Node, args: tuple[Node, ...]) -> Any:
         if isinstance(old.op, Input):
             x = inputs[old.op.index].node
-            new[id(old)] = builder.reshape(x, (x.size,))
+            new = builder.reshape(x, (x.size,))
         elif isinstance(old.op, Parameter):
-            new[id(old)] = params[old.op.name].node
+            new = params[old.op.name].node
         else:
-            args = tuple(new[id(a)] for a in old.args)
-            new[id(old)] = builder.make(old.op, args, old.shape, old.truth)
-        if old is at:
-            new[id(old)] = change(TracedArray(new[id(old)], builder)).node
-    return TracedArray(new[id(output)], builder)
+            new = builder.again(old, args)
+        return change(TracedArray(new, builder)).node if old is at else new
+
+    return TracedArray(remade(topological([output]), remake)[output], builder)
 
 
 def _distance(builder: Builder, node: Node) -> Any:

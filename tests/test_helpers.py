@@ -169,7 +169,7 @@ def test_a_fork_gets_the_threads_of_blas_back() -> None:
     import os, threading
     import numpy as np
     from threadpoolctl import threadpool_info, threadpool_limits
-    from hessarray.backends.numpy_backend import _one_blas_thread
+    from hessarray.backends.numpy_threads import one_blas_thread
 
     def threads():
         return [m["num_threads"] for m in threadpool_info() if m["user_api"] == "blas"]
@@ -178,7 +178,7 @@ def test_a_fork_gets_the_threads_of_blas_back() -> None:
         child = os.fork()
         if child == 0:
             for _ in range(2):
-                with _one_blas_thread:
+                with one_blas_thread:
                     assert set(threads()) == {1}, threads()
             os._exit(threads() != before)
         assert os.waitpid(child, 0)[1] == 0
@@ -188,7 +188,7 @@ def test_a_fork_gets_the_threads_of_blas_back() -> None:
     held, go_on = threading.Event(), threading.Event()
 
     def hold():
-        with _one_blas_thread:
+        with one_blas_thread:
             held.set()
             go_on.wait(60)
 
@@ -198,7 +198,7 @@ def test_a_fork_gets_the_threads_of_blas_back() -> None:
     fork()
     go_on.set()
     other.join()
-    with _one_blas_thread:
+    with one_blas_thread:
         fork()
     assert threads() == before
     """

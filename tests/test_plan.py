@@ -13,7 +13,7 @@ import pytest
 from threads import run_all
 
 import hessarray as ha
-from hessarray.backends import backend_named, numpy_backend
+from hessarray.backends import backend_named, numpy_buffers
 from hessarray.plan.paths import contraction_path
 from hessarray.plan.plan import cost
 
@@ -207,7 +207,7 @@ def test_the_text_of_a_program_goes_with_it():
     net.hessian(np.zeros((2, 3)))
     (name,) = texts() - before
     assert any("def run(" in line for line in linecache.getlines(name))
-    numpy_backend._scratch.free.clear()  # which keeps the views of 64 programs
+    numpy_buffers.scratch.free.clear()  # which keeps the views of 64 programs
     del net
     assert texts() <= before
 

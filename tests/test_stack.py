@@ -358,19 +358,19 @@ def test_joints_inside_joints_along_other_axes(code, n):
 @pytest.mark.parametrize("call", [1e-7, 1e-3])
 def test_no_buffer_is_read_before_it_is_written(name, n, call, monkeypatch):
     """The work buffer is poisoned before every run."""
-    from hessarray.backends import numpy_backend
+    from hessarray.backends import numpy_buffers
 
     costs_of(monkeypatch, call=call)
     f = FUNCTIONS[name]()
     x = points(f, n)
-    unused = numpy_backend._Buffer.room
+    unused = numpy_buffers._Buffer.room
 
     def poisoned(self, size):
         memory = unused(self, size)
         memory.fill(np.nan)
         return memory
 
-    monkeypatch.setattr(numpy_backend._Buffer, "room", poisoned)
+    monkeypatch.setattr(numpy_buffers._Buffer, "room", poisoned)
     for want in WANTS:
         once, again = flat(getattr(f, want)(*x)), flat(getattr(f, want)(*x))
         for a, b in zip(once, again, strict=True):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hessarray.backends.numpy_backend import in_threads
+from hessarray.backends.numpy_threads import in_threads
 from hessarray.curvature._blocks import BlockSums, Second
 from hessarray.plan.injection import Entry
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hessarray._evaluation import Evaluation, planned_for
+from hessarray._memory import division
 from hessarray.backends import Backend, backend_of
 from hessarray.backends.protocol import Run
 from hessarray.function import Function
@@ -116,7 +117,10 @@ class Consumed(Samples):
         """How n samples would be divided on NumPy."""
         backend = backend_of(np.empty(0))
         assert backend is not None
-        return self._run(plan, n, itemsize, limit, threads, None, backend, traced=False, given=True)
+        own = self._consumed
+        return division(
+            plan, n, itemsize, backend, limit=limit, threads=threads, given=True, consumed=own
+        )
 
 
 def _input(node: Node) -> int | None:

@@ -74,12 +74,18 @@ class Builder:
         return node
 
     def again(self, node: Node, args: tuple[Node, ...]) -> Node:
-        """The node's operation on other arguments of the same shapes."""
+        """The node's operation on other arguments of the same shapes, simplified anew."""
         op = node.op
+        if args and all(a is b for a, b in zip(args, node.args, strict=True)):
+            return node
         if isinstance(op, Einsum):
             return self.einsum(op.inputs, op.output, args, op.scale)
         if isinstance(op, Reshape):
             return self.reshape(args[0], op.shape)
+        if isinstance(op, Concat):
+            return self.concat(args, op.axis)
+        if isinstance(op, Slice):
+            return self.slice(args[0], op.axis, op.start, op.stop)
         return self.make(op, args, node.shape, node.truth)
 
     # ---- leaves ------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ __all__ = [
     "Slice",
     "Take",
     "Test",
+    "remade",
     "topological",
 ]
 
@@ -265,3 +266,15 @@ def topological(outputs: list[Node], known: Iterable[Node] = ()) -> list[Node]:
             done.add(node)
             order.append(node)
     return order
+
+
+def remade(
+    order: Iterable[Node],
+    remake: Callable[[Node, tuple[Node, ...]], Node],
+    known: Mapping[Node, Node] | None = None,
+) -> dict[Node, Node]:
+    """What stands for each node: ``remake(node, what stands for its arguments)``, in this order."""
+    new = dict(known or {})
+    for node in order:
+        new[node] = remake(node, tuple([new[a] for a in node.args]))
+    return new

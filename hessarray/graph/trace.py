@@ -12,7 +12,14 @@ from hessarray.graph import namespace
 from hessarray.graph.array import TracedArray
 from hessarray.graph.builder import Builder
 from hessarray.graph.elementary import Elementary
-from hessarray.graph.node import Input, Node, Parameter, Shape, topological
+from hessarray.graph.node import (
+    Input,
+    Node,
+    Parameter,
+    Shape,
+    remade,
+    topological,
+)
 from hessarray.graph.operands import node_of, real
 from hessarray.graph.where import naming_the_line
 
@@ -79,17 +86,15 @@ def inline(
         builder.reshape(node_of(x, builder), (math.prod(s),))
         for x, s in zip(inputs, graph.in_shapes, strict=True)
     ]
-    new: dict[int, Node] = {}
-    for old in topological([node]):
-        op = old.op
-        if isinstance(op, Input):
-            new[id(old)] = flat[op.index]
-        elif isinstance(op, Parameter):
-            new[id(old)] = node_of(parameters[op.name], builder)
-        else:
-            args = tuple(new[id(a)] for a in old.args)
-            new[id(old)] = builder.make(op, args, old.shape, old.truth)
-    return TracedArray(new[id(node)], builder)
+
+    def remake(old: Node, args: tuple[Node, ...]) -> Node:
+        if isinstance(old.op, Input):
+            return flat[old.op.index]
+        if isinstance(old.op, Parameter):
+            return node_of(parameters[old.op.name], builder)
+        return builder.again(old, args)
+
+    return TracedArray(remade(topological([node]), remake)[node], builder)
 
 
 def derivative_node(builder: Builder, function: Elementary, order: int, z: Node) -> Node | float:
@@ -102,10 +107,7 @@ def derivative_node(builder: Builder, function: Elementary, order: int, z: Node)
         stand_in = builder.input(-1, z.shape)
         builder.codes[key] = stand_in, _traced(builder, code, stand_in)
     stand_in, result = builder.codes[key]
-    new = {id(stand_in): z}
-    for node in topological([result], [stand_in]):
-        new[id(node)] = builder.again(node, tuple(new[id(a)] for a in node.args))
-    return new[id(result)]
+    return remade(topological([result], [stand_in]), builder.again, {stand_in: z})[result]
 
 
 def _traced(builder: Builder, code: Callable[[Any, Any], Any], z: Node) -> Node:

@@ -6,7 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 from hessarray.graph.builder import Builder
-from hessarray.graph.node import Einsum, Elementwise, Frozen, Injection, Node, topological
+from hessarray.graph.node import (
+    Einsum,
+    Elementwise,
+    Frozen,
+    Injection,
+    Node,
+    remade,
+    topological,
+)
 from hessarray.graph.trace import derivative_node
 
 __all__ = ["expand", "fuse"]
@@ -19,10 +27,13 @@ def expand(builder: Builder, outputs: list[Node], done: Sequence[Node] = ()) -> 
 
     What s, s', s'' share becomes one node.
     """
-    new = {id(node): node for node in done}
 
-    def rebuild(node: Node) -> Node:
-        args = tuple(new[id(a)] for a in node.args)
+    def remake(node: Node, args: tuple[Node, ...]) -> Node:
+        new = expanded(node, args)
+        _carry_hint(builder, node, new)
+        return new
+
+    def expanded(node: Node, args: tuple[Node, ...]) -> Node:
         if isinstance(node.op, (Frozen, Injection)):
             return args[0]
         if isinstance(node.op, Elementwise) and not node.op.function.primitive:
@@ -30,14 +41,10 @@ def expand(builder: Builder, outputs: list[Node], done: Sequence[Node] = ()) -> 
             if isinstance(code, float):
                 return builder.broadcast(builder.constant(code), node.shape)
             return expand(builder, [code], args)[0]
-        if all(a is b for a, b in zip(args, node.args, strict=True)):
-            return node
-        return builder.make(node.op, args, node.shape, node.truth)
+        return builder.again(node, args)
 
-    for node in topological(outputs, done):
-        new[id(node)] = rebuild(node)
-        _carry_hint(builder, node, new[id(node)])
-    return [new[id(o)] for o in outputs]
+    new = remade(topological(outputs, done), remake, {node: node for node in done})
+    return [new[o] for o in outputs]
 
 
 def _carry_hint(builder: Builder, old: Node, new: Node) -> None:
@@ -50,17 +57,15 @@ def fuse(builder: Builder, outputs: list[Node]) -> list[Node]:
     order = topological(outputs)
     uses = Counter(id(a) for node in order for a in node.args)
     uses.update(id(o) for o in outputs)
-    new: dict[int, Node] = {}
-    for node in order:
-        args = tuple(new[id(a)] for a in node.args)
-        if isinstance(node.op, Einsum):
-            new[id(node)] = _merged(builder, node, args, uses)
-        elif all(a is b for a, b in zip(args, node.args, strict=True)):
-            new[id(node)] = node
-        else:
-            new[id(node)] = builder.make(node.op, args, node.shape, node.truth)
-        _carry_hint(builder, node, new[id(node)])
-    return [new[id(o)] for o in outputs]
+
+    def remake(node: Node, args: tuple[Node, ...]) -> Node:
+        einsum = isinstance(node.op, Einsum)
+        new = _merged(builder, node, args, uses) if einsum else builder.again(node, args)
+        _carry_hint(builder, node, new)
+        return new
+
+    new = remade(order, remake)
+    return [new[o] for o in outputs]
 
 
 def _merged(builder: Builder, node: Node, args: tuple[Node, ...], uses: Counter[int]) -> Node:

@@ -1,7 +1,8 @@
 """The cost models against the clock: is the bracket that they choose among the fastest?
 
-Sixty shapes of MLPs for each library, on the CPU. Each bracket of a handful (all left, all right, the sum over sites, one cut at
-each dominator that is narrower than the input) is timed next to the chosen one, in turn.
+Sixty shapes of MLPs for each library, on the CPU. Each bracket of a handful (all left, all right,
+the sum over sites, one cut at each dominator that is narrower than the input) is timed next to the
+chosen one, in turn.
 
     pytest tests/benchmarks/test_brackets.py -s
 """
