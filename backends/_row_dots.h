@@ -45,18 +45,14 @@ TARGET static void NAME(char **args, const npy_intp *sizes, const npy_intp *step
             const REAL *b = (const REAL *)args[1];
             for (npy_intp j = 0, across; j < wide; j += across, b += k * across) {
                 across = wide - j < COLUMNS ? wide - j : COLUMNS;
-                const REAL *from = b + e * across;
+                const REAL *from[LANES];
+                UNROLL for (int u = 0; u < LANES; u++) { /* past the last: that one again */
+                    from[u] = b + (e + (u < some ? u : some - 1)) * across;
+                }
                 for (npy_intp v = 0; v < across; v += LANES) {
                     VEC x = *(const VEC *)(row + j + v);
-                    if (some == LANES) {
-                        UNROLL for (int u = 0; u < LANES; u++) {
-                            sum[u] += x * *(const VEC *)(from + u * across + v);
-                        }
-                    }
-                    else {
-                        for (int u = 0; u < some; u++) {
-                            sum[u] += x * *(const VEC *)(from + u * across + v);
-                        }
+                    UNROLL for (int u = 0; u < LANES; u++) {
+                        sum[u] += x * *(const VEC *)(from[u] + v);
                     }
                 }
             }

@@ -88,3 +88,20 @@ def test_sites_of_constant_curvature_are_weighed_as_all_others(m):
     whole = net.hessian(x, forward_mode=True)
     for _ in range(3):
         np.testing.assert_allclose(net.hessian(x), whole, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.skipif(not has_gram(), reason="built without the kernels")
+@pytest.mark.parametrize("n", [1, 100])
+def test_a_weight_that_is_a_product_itself(n):
+    """Without the gradient, G of the first layer has one use: w is s'' times its product."""
+    hidden = (ha.Dense(d, 64, act="silu") for d in (25, 64))
+    net = ha.Network(*hidden, ha.Dense(64, 3), seed=0)
+    plan = net.plan(n, "hessian", right=0)
+    grams = [s for s in plan.program.at(2) if s.op == "gram"]
+    assert len(grams) == plan.sites
+    assert any(not s.args[0].rows for s in grams)  # J of the first layer is its matrix
+    x, lam = np.random.default_rng(0).standard_normal((n, 25)), np.asarray([1.0, -2.0, 0.5])
+    whole = net.hessian(x, forward_mode=True) @ lam
+    for _ in range(3):
+        got = net.weighted_hessian(x, lam)
+        np.testing.assert_allclose(got, whole, rtol=1e-12, atol=1e-13)

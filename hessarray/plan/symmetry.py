@@ -44,6 +44,7 @@ def weighed(terms: Sequence[str], operands: Sequence[Any], output: str) -> Weigh
         ends = "".join(c for c in own + other if own.count(c) + other.count(c) == 1)
         axes = "".join(c for c in own if c not in ends)
         rest = [k for k in range(len(terms)) if k not in (p, q)]
+        inside = {*"".join(terms[k] for k in rest)}  # w may be a product itself, summed over others
         if (
             len(ends) == 2
             and axes
@@ -51,7 +52,8 @@ def weighed(terms: Sequence[str], operands: Sequence[Any], output: str) -> Weigh
             and own.replace(ends[0], ends[1]) == other
             and {*ends} <= {*output}
             and not {*axes} & {*output}
-            and {*"".join(terms[k] for k in rest)} == {*axes, *output} - {*ends}
+            and {*axes, *output} - {*ends} <= inside
+            and not {*ends} & inside
         ):
             return Weighed(p, ends, axes, rest)
     return None
