@@ -169,6 +169,24 @@ def test_zero_factors_keep_their_signs():
         np.testing.assert_array_equal(np.signbit(row), np.signbit(f(sample)))
 
 
+@pytest.mark.parametrize("dtype", **BY_NAME)
+def test_factors_stay_in_the_range_that_the_code_keeps_to(dtype):
+    """The product of two factors may underflow where one after the other does not."""
+    tiny, huge = (1e-30, 1e30) if dtype is np.float32 else (1e-200, 1e200)
+
+    def f(x):
+        xp = x.__array_namespace__()
+        y = tiny * (huge * (tiny * x)) - tiny * (tiny * x + 1.0)
+        return xp.concat(
+            [tiny * (tiny * x), huge * (tiny * (tiny * x)), tiny * x * tiny, y], axis=0
+        )
+
+    x = np.asarray([[huge, -3.0 * huge]], dtype)
+    F = ha.Function(f, in_shape=(2,))
+    np.testing.assert_allclose(F(x)[0], f(x[0]), rtol=1e-6)
+    assert np.all(F(x)[0][[0, 1]] != 0.0)
+
+
 def test_squares_at_zero_have_their_curvature():
     f = ha.Function(lambda x: x**2 + (x @ x), in_shape=(3,))
     hessian = f.hessian(np.zeros(3))

@@ -35,9 +35,18 @@ from hessarray.graph.node import (
     Test,
 )
 
-__all__ = ["Builder", "LETTERS"]
+__all__ = ["Builder", "LETTERS", "one_factor"]
 
 LETTERS = string.ascii_lowercase + string.ascii_uppercase
+
+
+def one_factor(a: float, b: float) -> bool:
+    """Whether a (b x) may be computed as (a b) x, and a as a factor of any operand instead.
+
+    Not where a range would be left that the code as it is written stays in: 1e-30 and 1e-20 have no
+    product in float32.
+    """
+    return 1.0 in (a, b) or all(2.0**-20 <= abs(c) <= 2.0**20 for c in (a, b, a * b))
 
 
 def _same_number(a: Node, b: Node) -> bool:
@@ -130,6 +139,7 @@ class Builder:
                 isinstance(node.op, Einsum)
                 and len(node.args) == 1
                 and len(node.op.inputs[0]) == len(node.op.output)
+                and one_factor(scale, node.op.scale)
             ):
                 letters = dict(zip(node.op.output, terms[i], strict=True))
                 terms[i] = "".join(letters[c] for c in node.op.inputs[0])
