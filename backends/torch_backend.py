@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,8 +81,8 @@ class TorchBackend:
 def _matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a @ b; torch takes one product of a stack after another where BLAS cannot read the matrices.
 
-    What permuted operands are added to lies as they do, so a stack of small matrices may have
-    consecutive entries along none of its last two axes.
+    A sum of permuted operands keeps their order of axes, so a stack of small matrices may have
+    consecutive entries along none of its last two.
     """
     return torch.matmul(_readable(a), _readable(b))
 
@@ -96,7 +95,7 @@ class _TorchExecutable(FunctionalExecutable):
     """Results are contiguous: torch scripts call ``view`` on what they get."""
 
     def __init__(self, xp: Any, program: Any, source: str, layout: Any) -> None:
-        super().__init__(xp, re.sub(r"(\w+) @ (\w+)", r"xp.matmul(\1, \2)", source))
+        super().__init__(xp, source)
         self._graphs = torch_graphs.Graphs() if torch_graphs.wanted() else None
         # Functional code holds up to twice what the program needs in place.
         self._entries = 2 * layout.entries + sum(v.size for v in program.outputs.values())

@@ -383,6 +383,12 @@ def test_torch_multiplies_what_blas_can_read(monkeypatch):
         assert_close(a.numpy(), b, 1e-12, "layouts", "the same on NumPy")
 
 
+def test_names_of_parameters_are_no_code():
+    torch = pytest.importorskip("torch")
+    f = ha.Function(lambda x, p: x @ p["w @ k"], in_shape=(3,), params={"w @ k": np.ones((3, 2))})
+    np.testing.assert_array_equal(f(torch.ones((2, 3))).numpy(), np.full((2, 2), 3.0))
+
+
 # ---- torch: autograd, compile, vmap ------------------------------------------------------------
 
 

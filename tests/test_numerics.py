@@ -187,6 +187,26 @@ def test_factors_stay_in_the_range_that_the_code_keeps_to(dtype):
     assert np.all(F(x)[0][[0, 1]] != 0.0)
 
 
+@pytest.mark.parametrize("dtype", **BY_NAME)
+@pytest.mark.parametrize("name", ["after", "before", "inside", "large"])
+def test_factors_are_not_moved_out_of_the_range(name, dtype):
+    """Not to the matrix, say, where the result is in the range and c K would not be."""
+    tiny, huge, k = (1e-30, 1e30, 1e-20) if dtype is np.float32 else (1e-200, 1e200, 1e-150)
+    K, L = np.full((3, 2), k, dtype), np.full((3, 2), 1.0 / k, dtype)
+    f, x = {
+        "after": (lambda x: tiny * (x @ K), np.full((4, 3), 1.0 / k)),
+        "before": (lambda x: (tiny * x) @ K, np.full((4, 3), huge)),
+        "inside": (lambda x: x[2:] * (tiny * x[:2]), np.asarray([[huge, huge, k, k]])),
+        "large": (lambda x: (huge * x) @ L, np.full((4, 3), tiny)),
+    }[name]
+    x = x.astype(dtype)
+    with np.errstate(all="ignore"):
+        want = np.stack([f(a) for a in x])
+    got = ha.Function(f, in_shape=x.shape[1:])(x)
+    assert np.all(np.isfinite(want))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
 def test_squares_at_zero_have_their_curvature():
     f = ha.Function(lambda x: x**2 + (x @ x), in_shape=(3,))
     hessian = f.hessian(np.zeros(3))

@@ -35,18 +35,23 @@ from hessarray.graph.node import (
     Test,
 )
 
-__all__ = ["Builder", "LETTERS", "one_factor"]
+__all__ = ["Builder", "LETTERS", "one_factor", "ordinary"]
 
 LETTERS = string.ascii_lowercase + string.ascii_uppercase
 
 
-def one_factor(a: float, b: float) -> bool:
-    """Whether a (b x) may be computed as (a b) x, and a as a factor of any operand instead.
+def ordinary(*factors: float) -> bool:
+    """Whether a product can be multiplied with these at any operand, in one or one by one.
 
-    Not where a range would be left that the code as it is written stays in: 1e-30 and 1e-20 have no
-    product in float32.
+    Others stay where the code has them: 1e-30 x and a matrix of 1e-20 have a product in float32
+    where x is large, the matrix of 1e-50 that would be bound has none.
     """
-    return 1.0 in (a, b) or all(2.0**-20 <= abs(c) <= 2.0**20 for c in (a, b, a * b))
+    return all(2.0**-20 <= abs(c) <= 2.0**20 for c in factors)
+
+
+def one_factor(a: float, b: float) -> bool:
+    """Whether a (b x) may be computed as (a b) x."""
+    return 1.0 in (abs(a), abs(b)) or ordinary(a, b, a * b)
 
 
 def _same_number(a: Node, b: Node) -> bool:
@@ -85,6 +90,7 @@ class Builder:
     def again(self, node: Node, args: tuple[Node, ...]) -> Node:
         """The node's operation on other arguments of the same shapes, simplified anew."""
         op = node.op
+        # What has no arguments may come from another builder, and must enter this one's table.
         if args and all(a is b for a, b in zip(args, node.args, strict=True)):
             return node
         if isinstance(op, Einsum):
@@ -140,6 +146,7 @@ class Builder:
                 and len(node.args) == 1
                 and len(node.op.inputs[0]) == len(node.op.output)
                 and one_factor(scale, node.op.scale)
+                and (len(nodes) == 1 or ordinary(node.op.scale))
             ):
                 letters = dict(zip(node.op.output, terms[i], strict=True))
                 terms[i] = "".join(letters[c] for c in node.op.inputs[0])

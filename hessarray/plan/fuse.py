@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from hessarray.graph.builder import Builder, one_factor
+from hessarray.graph.builder import Builder, ordinary
 from hessarray.graph.node import (
     Einsum,
     Elementwise,
@@ -81,7 +81,7 @@ def _merged(builder: Builder, node: Node, args: tuple[Node, ...], uses: Counter[
         if (
             isinstance(inner, Einsum)
             and single
-            and one_factor(scale, inner.scale)
+            and ordinary(scale, inner.scale, scale * inner.scale)
             # An elementwise product keeps the order in which an activation's code multiplies: it
             # may rest on it not to overflow.
             and any(t != inner.output for t in inner.inputs)

@@ -14,7 +14,6 @@ _OPERATORS = {
     "subtract": "-",
     "multiply": "*",
     "divide": "/",
-    "matmul": "@",
     "less": "<",
     "less_equal": "<=",
     "greater": ">",

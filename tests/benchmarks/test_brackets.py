@@ -74,14 +74,14 @@ def chosen_against_best(name, d, w, m, n):
     names, calls = ["chosen"], [lambda: wait(automatic.value_gradient_hessian(x))]
     calls[0]()
     choose = planning._bracket
-    for name, bracket in brackets(automatic, d):
+    for bracket_name, bracket in brackets(automatic, d):
         net = network(d, w, m)
         planning._bracket = lambda *_, b=bracket: ("forced", b)
         try:
             net.value_gradient_hessian(x)
         finally:
             planning._bracket = choose
-        names.append(name)
+        names.append(bracket_name)
         calls.append(lambda net=net: wait(net.value_gradient_hessian(x)))
     seconds = timed(calls)
     best = int(np.argmin(seconds))
