@@ -117,9 +117,8 @@ class Consumed(Samples):
         """How n samples would be divided on NumPy."""
         backend = backend_of(np.empty(0))
         assert backend is not None
-        own = self._consumed
         return division(
-            plan, n, itemsize, backend, limit=limit, threads=threads, given=True, consumed=own
+            plan, n, itemsize, backend, limit=limit, threads=threads, given=True, consumed=True
         )
 
 

@@ -35,7 +35,7 @@ from hessarray.graph.node import (
     Test,
 )
 
-__all__ = ["Builder", "LETTERS", "one_factor", "ordinary"]
+__all__ = ["Builder", "LETTERS", "ordinary"]
 
 LETTERS = string.ascii_lowercase + string.ascii_uppercase
 
@@ -49,7 +49,7 @@ def ordinary(*factors: float) -> bool:
     return all(2.0**-20 <= abs(c) <= 2.0**20 for c in factors)
 
 
-def one_factor(a: float, b: float) -> bool:
+def _one_factor(a: float, b: float) -> bool:
     """Whether a (b x) may be computed as (a b) x."""
     return 1.0 in (abs(a), abs(b)) or ordinary(a, b, a * b)
 
@@ -145,7 +145,7 @@ class Builder:
                 isinstance(node.op, Einsum)
                 and len(node.args) == 1
                 and len(node.op.inputs[0]) == len(node.op.output)
-                and one_factor(scale, node.op.scale)
+                and _one_factor(scale, node.op.scale)
                 and (len(nodes) == 1 or ordinary(node.op.scale))
             ):
                 letters = dict(zip(node.op.output, terms[i], strict=True))
@@ -198,7 +198,6 @@ class Builder:
         """Sum of coefficient times node, all of one shape."""
         if len(terms) == 1:
             return self.scale(terms[0][1], terms[0][0])
-        terms = [(c, v) if c else (1.0, self.scale(v, c)) for c, v in terms]
         coefficients, nodes = zip(*terms, strict=True)
         return self.make(Add(tuple(float(c) for c in coefficients)), nodes, nodes[0].shape)
 

@@ -12,14 +12,7 @@ from hessarray.graph import namespace
 from hessarray.graph.array import TracedArray
 from hessarray.graph.builder import Builder
 from hessarray.graph.elementary import Elementary
-from hessarray.graph.node import (
-    Input,
-    Node,
-    Parameter,
-    Shape,
-    remade,
-    topological,
-)
+from hessarray.graph.node import Input, Node, Parameter, Shape, remade, topological
 from hessarray.graph.operands import node_of, real
 from hessarray.graph.where import naming_the_line
 

@@ -6,15 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from hessarray.graph.builder import Builder, ordinary
-from hessarray.graph.node import (
-    Einsum,
-    Elementwise,
-    Frozen,
-    Injection,
-    Node,
-    remade,
-    topological,
-)
+from hessarray.graph.node import Einsum, Elementwise, Frozen, Injection, Node, remade, topological
 from hessarray.graph.trace import derivative_node
 
 __all__ = ["expand", "fuse"]

@@ -19,15 +19,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
 from hessarray.backends.protocol import Costs
-from hessarray.graph.builder import LETTERS, Builder, one_factor
-from hessarray.graph.node import (
-    SAMPLE,
-    Add,
-    Einsum,
-    Node,
-    remade,
-    topological,
-)
+from hessarray.graph.builder import LETTERS, Builder
+from hessarray.graph.node import SAMPLE, Add, Einsum, Node, remade, topological
 from hessarray.plan.group import grouped, row_times_matrix
 from hessarray.plan.symmetry import Weighed, gram_seconds, weighed
 
@@ -63,10 +56,7 @@ class _Sums:
     def sum(self, op: Add, args: Sequence[Node]) -> Node:
         terms: list[tuple[float, Node]] = []
         for c, a in zip(op.coefficients, args, strict=True):
-            nested = self.terms.get(id(a), [(1.0, a)])
-            if not all(one_factor(c, k) for k, _ in nested):
-                nested = [(1.0, a)]
-            terms += [(c * k, t) for k, t in nested]
+            terms += [(c * k, t) for k, t in self.terms.get(id(a), [(1.0, a)])]
         plain = [(c, a) for c, a in zip(op.coefficients, args, strict=True)]
         found = self._sites(self._matrices(terms, plain))
         out = self.b.add(found)
