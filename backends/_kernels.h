@@ -6,7 +6,7 @@
 #include "_grams.h"
 #include "_product_sum.h"
 #include "_rows.h"
-#include "_tanh.h"
+#include "_slopes.h"
 #include "_tiles.h"
 #include "_matmul.h" /* of tiles, as what follows */
 #include "_row_dots.h"

@@ -960,6 +960,7 @@ static void complain(const char *text)
 #endif
 enum { WITH_S = 1, WITH_T = 2 }; /* of a product or gram: operands that may be given */
 enum { ADD, MULTIPLY, MULTIPLY_ADD };
+enum { TANH, SIGMOID, SILU };
 
 #define MOST_DEPTH 256 /* rows of B at a time: the columns of a tile stay in the nearest caches */
 #define MOST_PANELS 11 /* tiles of columns at a time: they fill half the second cache */
@@ -1044,27 +1045,44 @@ static PyUFuncGenericFunction dots_loops[] = {float_any_row_dots, double_any_row
 static PyUFuncGenericFunction entry_loops[] = {float_any_arithmetic, double_any_arithmetic};
 static PyUFuncGenericFunction row_loops[] = {float_any_arithmetic_rows, double_any_arithmetic_rows};
 static PyUFuncGenericFunction sum_loops[] = {float_any_product_sum, double_any_product_sum};
-static PyUFuncGenericFunction tanh_loops[] = {float_any_tanh_sech2, double_any_tanh_sech2};
+static PyUFuncGenericFunction tanh_loops[] = {float_any_tanh, double_any_tanh};
+static PyUFuncGenericFunction sigmoid_loops[] = {float_any_sigmoid, double_any_sigmoid};
+static PyUFuncGenericFunction silu_loops[] = {float_any_silu, double_any_silu};
+
 /* A ufunc of operands of one type; generalised, where there is a signature. */
 static int add_kernel(PyObject *m, const char *name, PyUFuncGenericFunction *loops, intptr_t flags,
                       int operands, int results, const char *signature, const char *doc)
 {
     static const char types[] = {
-        NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,  NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE,
-        NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,  NPY_DOUBLE, NPY_DOUBLE,
-        NPY_DOUBLE, NPY_DOUBLE, NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,
-        NPY_FLOAT,  NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE,
+        NPY_FLOAT,  NPY_FLOAT,  NPY_DOUBLE, NPY_DOUBLE, NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,
+        NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,
+        NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_FLOAT,  NPY_FLOAT,  NPY_FLOAT,
+        NPY_FLOAT,  NPY_FLOAT,  NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE,
     };
-    static const int first[] = {0, 6, 14}; /* of three, four and five arrays */
+    static const int first[] = {0, 4, 10, 18}; /* of two, three, four and five arrays */
     static void *const data[][2] = {
-        {NULL, NULL}, {(void *)1, (void *)1}, {(void *)2, (void *)2}, {(void *)3, (void *)3}};
+        {NULL, NULL},           {(void *)1, (void *)1}, {(void *)2, (void *)2}, {(void *)3, (void *)3},
+        {(void *)4, (void *)4}, {(void *)5, (void *)5}, {(void *)6, (void *)6}, {(void *)7, (void *)7}};
     PyObject *u = PyUFunc_FromFuncAndDataAndSignature(loops, data[flags],
-                                                      types + first[operands + results - 3], 2,
+                                                      types + first[operands + results - 2], 2,
                                                       operands, results, PyUFunc_None, name, doc, 0,
                                                       signature);
     if (u == NULL || PyModule_AddObject(m, name, u) < 0) {
         Py_XDECREF(u);
         return -1;
+    }
+    return 0;
+}
+
+/* The activation with each choice among s, s' and s'': name_0, name_01, name_012, name_1, ... */
+static int add_slopes(PyObject *m, const char *const *names, PyUFuncGenericFunction *loops)
+{
+    for (int orders = 1; orders < 8; orders++) {
+        int results = (orders & 1) + (orders >> 1 & 1) + (orders >> 2);
+        if (add_kernel(m, names[orders - 1], loops, orders, 1, results, NULL,
+                       "The function and its derivatives of these orders.") < 0) {
+            return -1;
+        }
     }
     return 0;
 }
@@ -1079,7 +1097,9 @@ static int add_kernel(PyObject *m, const char *name, PyUFuncGenericFunction *loo
         row_loops[0] = float_##kind##_arithmetic_rows;                                            \
         row_loops[1] = double_##kind##_arithmetic_rows;                                           \
         sum_loops[0] = float_##kind##_product_sum, sum_loops[1] = double_##kind##_product_sum;    \
-        tanh_loops[0] = float_##kind##_tanh_sech2, tanh_loops[1] = double_##kind##_tanh_sech2;    \
+        tanh_loops[0] = float_##kind##_tanh, tanh_loops[1] = double_##kind##_tanh;                \
+        sigmoid_loops[0] = float_##kind##_sigmoid, sigmoid_loops[1] = double_##kind##_sigmoid;    \
+        silu_loops[0] = float_##kind##_silu, silu_loops[1] = double_##kind##_silu;                \
     } while (0)
 
 /* The fastest of each kernel for this processor; its vectors' bytes where they are wide. */
@@ -1105,7 +1125,7 @@ static int add_kernels(PyObject *m)
     static const struct {
         const char *name, *signature, *doc;
         PyUFuncGenericFunction *loops;
-        int operands, flags, results;
+        int operands, flags;
     } kernels[] = {
         {"gram", "(a,i),(i)->(a,a)", "gram(J, w): J diag(w) J^T, exactly symmetric.", gram_loops, 2,
          0},
@@ -1118,7 +1138,6 @@ static int add_kernels(PyObject *m)
         {"multiply_rows", "(i),(i)->(i)", "a b.", row_loops, 2, MULTIPLY},
         {"add_rows", "(i),(i)->(i)", "a + b.", row_loops, 2, ADD},
         {"product_sum", "(a,i),(a,i)->(i)", "Sums over a of x[a, i] y[a, i].", sum_loops, 2, 0},
-        {"tanh_sech2", NULL, "tanh_sech2(z): tanh z and (1 / cosh z)^2.", tanh_loops, 1, 0, 2},
         {"product", "(m,k),(q)->(m,p)", "product(A, B, out): A B with packed B.", matmul_loops, 2, 0},
         {"product_scaled", "(m,k),(q),(m,k)->(m,p)",
          "product_scaled(A, B, S, out): (A . S) B with packed B.", matmul_loops, 3, WITH_S},
@@ -1142,11 +1161,16 @@ static int add_kernels(PyObject *m)
         if (bytes == 0 && (loops == matmul_loops || loops == dots_loops)) {
             continue; /* the BLAS library does better */
         }
-        if (add_kernel(m, kernels[i].name, kernels[i].loops, kernels[i].flags, kernels[i].operands,
-                       kernels[i].results > 1 ? kernels[i].results : 1, kernels[i].signature,
-                       kernels[i].doc) < 0) {
+        if (add_kernel(m, kernels[i].name, kernels[i].loops, kernels[i].flags, kernels[i].operands, 1,
+                       kernels[i].signature, kernels[i].doc) < 0) {
             return -1;
         }
+    }
+#define NAMES(f) {f "_0", f "_1", f "_01", f "_2", f "_02", f "_12", f "_012"}
+    static const char *const names[][7] = {NAMES("tanh"), NAMES("sigmoid"), NAMES("silu")};
+    if (add_slopes(m, names[0], tanh_loops) < 0 || add_slopes(m, names[1], sigmoid_loops) < 0 ||
+        add_slopes(m, names[2], silu_loops) < 0) {
+        return -1;
     }
     return PyModule_AddIntConstant(m, "VECTOR", bytes);
 }

@@ -16,7 +16,15 @@ import numpy as np
 
 from hessarray.backends._special import Extended
 from hessarray.backends.numpy_buffers import scratch
-from hessarray.backends.numpy_kernels import LINE, _loops, aligned, has_gram, has_products, pack
+from hessarray.backends.numpy_kernels import (
+    ACTIVATIONS,
+    LINE,
+    _loops,
+    aligned,
+    has_gram,
+    has_products,
+    pack,
+)
 from hessarray.backends.numpy_loops import (
     NUMPY_UFUNCS,
     Recording,
@@ -35,8 +43,9 @@ __all__ = ["NumpyBackend"]
 # the measurement).
 _CACHE_BYTES = 1 << 19
 # Every chunk reads the constants: its arithmetic should take several times as long as that. A few
-# tens of samples do, even where each is one row of every product.
-_FLOPS_PER_BYTE = 25
+# tens of samples do, even where each is one row of every product. Constants that fill the second
+# cache alone come from further away.
+_FLOPS_PER_BYTE, _FLOPS_PER_FAR_BYTE, _FAR_BYTES = 25, 50, 2 << 20
 _LEAST_CHUNK, _MOST_BYTES = 32, 24 << 20
 # Rows of a product at a time, with AVX-512: one or two that are left take as long as four.
 _TILE, _MANY_PIECES = 8, 16
@@ -67,6 +76,7 @@ class NumpyBackend:
             gram=has_gram(),
             lanes=_loops.VECTOR // 8 if has_gram() else 8,
             joins=has_products(),
+            whole=frozenset(ACTIVATIONS if has_products() else ()),
         )
         own = specials()
         self.xp = Extended(np, erf=own["erf"], erfc=own["erfc"])
@@ -105,7 +115,8 @@ class NumpyBackend:
             each = _WORTH_HELP if work.n > 1 else _WORTH_PARTS
             threads = min(threads, _loops.MOST_HELPERS + 1)
         threads = min(threads, max(work.n * work.flops_per_sample // each, 1))
-        least = -(-_FLOPS_PER_BYTE * work.bytes_read // max(work.flops_per_sample, 1))
+        worth = _FLOPS_PER_FAR_BYTE if work.bytes_read > _FAR_BYTES else _FLOPS_PER_BYTE
+        least = -(-worth * work.bytes_read // max(work.flops_per_sample, 1))
         least = min(least, _LEAST_CHUNK, work.fitting(_MOST_BYTES))
         chunk = max(work.fitting(_CACHE_BYTES), least)
         if work.room is not None:

@@ -21,7 +21,17 @@ try:
 except ImportError:  # built without a C compiler: programs run call by call
     _loops = None  # type: ignore[assignment]
 
-__all__ = ["KERNELS", "LINE", "_loops", "aligned", "called", "has_gram", "has_products", "pack"]
+__all__ = [
+    "ACTIVATIONS",
+    "KERNELS",
+    "LINE",
+    "_loops",
+    "aligned",
+    "called",
+    "has_gram",
+    "has_products",
+    "pack",
+]
 
 LINE = 64  # bytes of a cache line
 
@@ -122,10 +132,14 @@ def _multiply_add(a: Any, b: Any, c: Any, out: Any) -> Call:
     return _loops.multiply_add, a, b, c, out
 
 
-def _tanh_sech2(z: Any, tanh: Any, sech2: Any) -> Call:
-    """tanh z and (1 / cosh z)^2, each into an array."""
-    return _loops.tanh_sech2, z, tanh, sech2
+def _activation(name: str) -> Callable[..., Call]:
+    """An activation with its slopes: silu_02(z, s, s2) fills s and s2."""
+    return lambda *arrays: (getattr(_loops, name), *arrays)
 
+
+#: Those that come with their slopes, as far as wanted, in one pass.
+ACTIVATIONS = ("tanh", "sigmoid", "silu")
+_ORDERS = ("0", "1", "01", "2", "02", "12", "012")
 
 KERNELS: dict[str, Callable[..., Call]] = {
     "gram": _gram,
@@ -135,5 +149,6 @@ KERNELS: dict[str, Callable[..., Call]] = {
     "packed_matmul": _packed_matmul,
     "product_sum": _product_sum,
     "row_dots": _row_dots,
-    "tanh_sech2": _tanh_sech2,
 }
+for _name in (f"{activation}_{orders}" for activation in ACTIVATIONS for orders in _ORDERS):
+    KERNELS[_name] = _activation(_name)

@@ -25,6 +25,7 @@ class Costs:
     gram: bool = False  # J diag(w) J^T is one operation, of half the flops
     lanes: int = 8  # numbers in a vector of that operation, in float64
     joins: bool = False  # T + (A . S) B is one operation, c + a b another (plan/join.py)
+    whole: frozenset[str] = frozenset()  # activations that are one operation with their slopes
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,9 @@ def _sigmoid2(xp: Any, z: Any) -> Any:
     return -(xp.tanh(z * 0.5) * _sigmoid1(xp, z))
 
 
+_SIGMOID = Elementary("sigmoid", _sigmoid, _sigmoid1, _sigmoid2)
+
+
 def _log_sigmoid(xp: Any, z: Any) -> Any:
     return xp.minimum(z, 0.0) - xp.log1p(_decay(xp, z))
 
@@ -151,7 +154,7 @@ def softplus(
         return _sigmoid1(xp, scaled(z)) * beta
 
     if threshold is None:
-        return Elementary("softplus", s, s1, s2, (beta,))
+        return Elementary("softplus", s, s1, s2, (beta,), slope=_SIGMOID if beta == 1.0 else None)
     t = float(threshold)
     if not t >= 0.0:
         raise ValueError(
@@ -531,8 +534,10 @@ ACTIVATIONS: dict[str, Elementary | Callable[..., Any]] = {
     "identity": Elementary("identity", lambda xp, z: z, 1.0, 0.0),
     "quadratic": Elementary("quadratic", lambda xp, z: (z * 0.5) * z, lambda xp, z: z, 1.0),
     "tanh": PRIMITIVES["tanh"],
-    "antitanh": Elementary("antitanh", _antitanh, lambda xp, z: xp.tanh(z), sech2),
-    "sigmoid": Elementary("sigmoid", _sigmoid, _sigmoid1, _sigmoid2),
+    "antitanh": Elementary(
+        "antitanh", _antitanh, lambda xp, z: xp.tanh(z), sech2, slope=PRIMITIVES["tanh"]
+    ),
+    "sigmoid": _SIGMOID,
     "softplus": softplus,
     "log_sigmoid": Elementary(
         "log_sigmoid", _log_sigmoid, _log_sigmoid1, lambda xp, z: -_sigmoid1(xp, z)

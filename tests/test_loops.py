@@ -920,38 +920,104 @@ def test_product_sum(n, rows, width, axis, dtype, layout, shared):
     assert np.all(abs(out - exact) <= (x.shape[axis] + 1) * np.finfo(dtype).eps * size)
 
 
+def slopes_of(name, z):
+    """s, s' and s'' with the largest term of each."""
+    z = mpmath.mpf(float(z))
+    if name == "tanh":
+        t, slope = mpmath.tanh(z), mpmath.sech(z) ** 2
+        return [(v, 0) for v in (t, slope, -2 * t * slope)]
+    e = mpmath.exp(-abs(z))
+    q = 1 / (1 + e)
+    sigma, slope, t = (q if z >= 0 else e * q), e * q * q, mpmath.tanh(z / 2)
+    if name == "sigmoid":
+        return [(v, 0) for v in (sigma, slope, -t * slope)]
+    return [(z * sigma, 0), (sigma + z * slope, sigma), (slope * (2 - z * t), 2 * slope)]
+
+
 @needs_loops
 @given(
+    name=st.sampled_from(["tanh", "sigmoid", "silu"]),
+    orders=st.sampled_from(["0", "1", "01", "2", "02", "12", "012"]),
     n=st.sampled_from([0, 1, 7, 32, 100]),
     dtype=st.sampled_from(["float64", "float32"]),
     layout=st.sampled_from(["plain", "strided"]),
-    size=st.sampled_from([1e-30, 1e-3, 1.0, 20.0, 90.0, 400.0]),
+    size=st.sampled_from([1e-30, 1e-3, 1.0, 3.0, 20.0, 90.0, 400.0]),
     in_place=st.booleans(),
 )
-def test_tanh_and_its_slope(n, dtype, layout, size, in_place):
+def test_activations_with_their_slopes(name, orders, n, dtype, layout, size, in_place):
     z = laid_out(np.random.default_rng(0), (n,), dtype, layout)
     z *= z.dtype.type(size)
     with mpmath.workprec(160):
-        exact = [
-            (mpmath.tanh(mpmath.mpf(float(v))), mpmath.sech(mpmath.mpf(float(v))) ** 2) for v in z
-        ]
-    tanh, sech2 = (z if in_place else np.full_like(z, np.nan)), np.full_like(z, np.nan)
-    numpy_loops._loops.tanh_sech2(z, tanh, sech2)
-    tiny = float(np.finfo(dtype).smallest_subnormal)
-    for t, s, (t_exact, s_exact) in zip(tanh, sech2, exact, strict=True):
-        for found, right in ((t, t_exact), (s, s_exact)):
-            ulp = max(float(np.finfo(dtype).eps) * abs(float(right)), tiny)
-            assert abs(float(found) - right) <= 4 * ulp
+        exact = [slopes_of(name, v) for v in z]
+    found = [np.full_like(z, np.nan) for _ in orders]
+    if in_place:
+        found[0] = z
+    getattr(numpy_loops._loops, f"{name}_{orders}")(z, *found)
+    eps, tiny = float(np.finfo(dtype).eps), float(np.finfo(dtype).smallest_subnormal)
+    for order, values in zip(map(int, orders), found, strict=True):
+        for v, slopes in zip(values, exact, strict=True):
+            right, term = slopes[order]
+            # 1 ulp of what cancels at a zero of the slope.
+            bound = 3 * max(eps * abs(float(right)), tiny) + eps * float(term)
+            assert abs(float(v) - right) <= bound
 
 
 @needs_loops
-def test_tanh_of_zeros_infinities_and_no_number():
-    z = np.asarray([0.0, -0.0, np.inf, -np.inf, np.nan, 5e-324, 1e308])
+def test_activations_of_zeros_infinities_and_no_number():
+    z = np.asarray([0.0, -0.0, np.inf, -np.inf, np.nan, 5e-324, 1e308, -1e308, 710.0, -740.0])
     with np.errstate(all="ignore"):
-        tanh, sech2 = numpy_loops._loops.tanh_sech2(z)
-    np.testing.assert_array_equal(tanh, [0.0, -0.0, 1.0, -1.0, np.nan, 5e-324, 1.0])
-    np.testing.assert_array_equal(np.signbit(tanh[:2]), [False, True])
-    np.testing.assert_array_equal(sech2, [1.0, 1.0, 0.0, 0.0, np.nan, 1.0, 0.0])
+        tanh = numpy_loops._loops.tanh_012(z)
+        sigmoid = numpy_loops._loops.sigmoid_012(z)
+        silu = numpy_loops._loops.silu_012(z)
+    nan, last = np.nan, math.exp(-740.0)
+    for found, right in zip(
+        (*tanh, *sigmoid, *silu),
+        (
+            [0.0, -0.0, 1.0, -1.0, nan, 5e-324, 1.0, -1.0, 1.0, -1.0],
+            [1.0, 1.0, 0.0, 0.0, nan, 1.0, 0.0, 0.0, 0.0, 0.0],
+            [-0.0, 0.0, -0.0, 0.0, nan, -1e-323, -0.0, 0.0, -0.0, 0.0],
+            [0.5, 0.5, 1.0, 0.0, nan, 0.5, 1.0, 0.0, 1.0, last],
+            [0.25, 0.25, 0.0, 0.0, nan, 0.25, 0.0, 0.0, math.exp(-710.0), last],
+            [-0.0, 0.0, -0.0, 0.0, nan, 0.0, -0.0, 0.0, -math.exp(-710.0), last],
+            [0.0, -0.0, np.inf, -0.0, nan, 0.0, 1e308, -0.0, 710.0, -740.0 * last],
+            [0.5, 0.5, 1.0, -0.0, nan, 0.5, 1.0, -0.0, 1.0, -739.0 * last],
+            [0.5, 0.5, -0.0, -0.0, nan, 0.5, -0.0, -0.0, -708.0 * math.exp(-710.0), -738.0 * last],
+        ),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, right, rtol=1e-14, atol=1e-320)
+        np.testing.assert_array_equal(np.signbit(found[[0, 1, 2, 3]]), np.signbit(right[:4]))
+
+
+def kernels_of(plan):
+    """The activations' kernels of a program that runs in place."""
+    return [s.attributes["name"] for s in plan.in_place.at(2) if s.op == "activation"]
+
+
+@needs_packed
+def test_an_activation_and_its_slopes_are_one_step():
+    net = ha.Network(ha.Dense(5, 16, act="silu"), ha.Dense(16, 16, act="softplus"), ha.Dense(16, 1))
+    assert kernels_of(net.plan(300)) == ["silu_012", "sigmoid_01"]
+    assert kernels_of(net.plan(300, "value")) == ["silu_0"]
+    alone = ha.Network(ha.Dense(5, 16, act="tanh"), seed=0).plan(300, "value")
+    assert kernels_of(alone) == []  # NumPy's own
+    assert any(s.op == "tanh" for s in alone.in_place.at(2))
+
+
+@needs_packed
+def test_independent_activations_are_one_step_with_their_slopes():
+    parameters = {f"w{i}": np.random.default_rng(i).standard_normal((5, 16)) for i in range(3)}
+
+    def three(x, p):
+        xp = x.__array_namespace__()
+        parts = [ha.activation("silu")(x @ p[k]) for k in sorted(p)]
+        return xp.sum(parts[0] * parts[1] + parts[2])
+
+    f = ha.Function(three, 5, params=parameters)
+    assert kernels_of(f.plan(1)) == ["silu_012"]
+    x = samples(1, 5, "float64")
+    found = f.hessian(x)
+    np.testing.assert_allclose(found, f.hessian(x, forward_mode=True), rtol=1e-12, atol=1e-13)
 
 
 @needs_packed
@@ -967,7 +1033,7 @@ def test_what_is_joined():
     assert {(), ("scale",), ("plus",), ("scale", "plus")} >= set(given) >= {("plus",)}
     for op in ("multiply", "add"):
         assert after.count(op) < before.count(op)
-    assert after.count("tanh_sech2") == 3
+    assert after.count("activation") == 3
     assert not {"tanh", "cosh", "reciprocal", "square"} & set(after)
     laplacian = net.plan(300, "laplacian")
     assert any(s.op == "product_sum" for s in laplacian.in_place.at(2))

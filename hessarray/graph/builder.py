@@ -31,6 +31,7 @@ from hessarray.graph.node import (
     Select,
     Shape,
     Slice,
+    Slope,
     Take,
     Test,
 )
@@ -86,6 +87,11 @@ class Builder:
         if node is None:
             node = self._table[key] = Node(op, args, shape, truth)
         return node
+
+    def carry_hint(self, old: Node, new: Node) -> None:
+        """What stands for a node is called like it."""
+        if id(old) in self.hints:
+            self.hints.setdefault(id(new), self.hints[id(old)])
 
     def again(self, node: Node, args: tuple[Node, ...]) -> Node:
         """The node's operation on other arguments of the same shapes, simplified anew."""
@@ -282,6 +288,16 @@ class Builder:
         if function.s1 == 1.0 and function.s2 == 0.0:  # the identity
             return node
         return self.make(Elementwise(function), (node,), node.shape)
+
+    def slope(self, function: Elementary, order: int, node: Node) -> Node | float:
+        """s' or s'' at a node; a number where it is constant."""
+        if function.slope is not None:
+            own = function.slope
+            return self.elementwise(own, node) if order == 1 else self.slope(own, order - 1, node)
+        code = (function.s1, function.s2)[order - 1]
+        if not callable(code):
+            return float(code)
+        return self.make(Slope(function, order), (node,), node.shape)
 
     def select(self, mask: Node, a: Node, b: Node) -> Node:
         return a if a is b else self.make(Select(), (mask, a, b), a.shape)

@@ -35,6 +35,9 @@ class Elementary:
     parameters: tuple[float, ...] = ()
     primitive: bool = False  # s is one call: xp.<name>(z), for a power xp.pow(z, c)
     kinks: tuple[float, ...] = ()  # where s or s' jumps: the one-sided value is taken there
+    slope: Elementary | None = field(
+        default=None, compare=False, repr=False
+    )  # s', if it has a name
 
     def __reduce__(self) -> Any:
         # Code cannot be pickled, names can: the other process looks the function up again.

@@ -12,11 +12,11 @@ from hessarray.graph import namespace
 from hessarray.graph.array import TracedArray
 from hessarray.graph.builder import Builder
 from hessarray.graph.elementary import Elementary
-from hessarray.graph.node import Input, Node, Parameter, Shape, remade, topological
+from hessarray.graph.node import Input, Node, Parameter, Shape, Slope, remade, topological
 from hessarray.graph.operands import node_of, real
 from hessarray.graph.where import naming_the_line
 
-__all__ = ["Graph", "derivative_node", "inline", "trace"]
+__all__ = ["Graph", "code_node", "inline", "trace"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,18 +85,19 @@ def inline(
             return flat[old.op.index]
         if isinstance(old.op, Parameter):
             return node_of(parameters[old.op.name], builder)
+        if isinstance(old.op, Slope):
+            return code_node(builder, old.op.function, old.op.order, args[0])
         return builder.again(old, args)
 
     return TracedArray(remade(topological([node]), remake)[node], builder)
 
 
-def derivative_node(builder: Builder, function: Elementary, order: int, z: Node) -> Node | float:
-    """s, s' or s'' at z as nodes of the function's own accurate code; a number where constant."""
-    code = (function.s, function.s1, function.s2)[order]
-    if not callable(code):
-        return float(code)
+def code_node(builder: Builder, function: Elementary, order: int, z: Node) -> Node:
+    """s, s' or s'' at z as nodes of the function's own accurate code."""
     key = (function, order, z.shape)
     if key not in builder.codes:  # traced once: layers are alike
+        code = (function.s, function.s1, function.s2)[order]
+        assert callable(code)
         stand_in = builder.input(-1, z.shape)
         builder.codes[key] = stand_in, _traced(builder, code, stand_in)
     stand_in, result = builder.codes[key]

@@ -33,7 +33,6 @@ from hessarray.graph.node import (
     Slice,
     Take,
 )
-from hessarray.graph.trace import derivative_node
 
 __all__ = ["ChainRule", "curvature_sites"]
 
@@ -109,7 +108,7 @@ class ChainRule:
         key = (id(node), order)
         if key not in self._local:
             assert isinstance(node.op, Elementwise)
-            found = derivative_node(self.builder, node.op.function, order, node.args[0])
+            found = self.builder.slope(node.op.function, order, node.args[0])
             if isinstance(found, Node):
                 self.builder.hints.setdefault(id(found), f"s{order}_")
             self._local[key] = found

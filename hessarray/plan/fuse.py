@@ -3,45 +3,77 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from hessarray.graph.builder import Builder, ordinary
-from hessarray.graph.node import Einsum, Elementwise, Frozen, Injection, Node, remade, topological
-from hessarray.graph.trace import derivative_node
+from hessarray.graph.elementary import Elementary
+from hessarray.graph.node import (
+    Einsum,
+    Elementwise,
+    Frozen,
+    Injection,
+    Node,
+    Slope,
+    remade,
+    topological,
+)
+from hessarray.graph.trace import code_node
 
-__all__ = ["expand", "fuse"]
+__all__ = ["expand", "fuse", "is_whole"]
 
 _MOST_OPERANDS = 8  # of one contraction: the path search is exponential in them
 
 
-def expand(builder: Builder, outputs: list[Node], done: Sequence[Node] = ()) -> list[Node]:
-    """Replace activations by their code, behind those that are ``done``.
+def expand(
+    builder: Builder,
+    outputs: list[Node],
+    whole: Collection[str] = (),
+    done: Sequence[Node] = (),
+) -> list[Node]:
+    """Replace activations and their slopes by their code, behind those that are ``done``.
 
-    What s, s', s'' share becomes one node.
+    What s, s', s'' share becomes one node. The functions named in ``whole`` stay as they are.
     """
+    plain: set[tuple[Elementary, int]] = set()  # code without further activations in it
 
     def remake(node: Node, args: tuple[Node, ...]) -> Node:
         new = expanded(node, args)
-        _carry_hint(builder, node, new)
+        builder.carry_hint(node, new)
         return new
 
     def expanded(node: Node, args: tuple[Node, ...]) -> Node:
         if isinstance(node.op, (Frozen, Injection)):
             return args[0]
-        if isinstance(node.op, Elementwise) and not node.op.function.primitive:
-            code = derivative_node(builder, node.op.function, 0, args[0])
-            if isinstance(code, float):
-                return builder.broadcast(builder.constant(code), node.shape)
-            return expand(builder, [code], args)[0]
-        return builder.again(node, args)
+        if not _has_code(node) or is_whole(node, whole):
+            return builder.again(node, args)
+        op: Any = node.op
+        key = op.function, op.order if isinstance(op, Slope) else 0
+        code = code_node(builder, *key, args[0])
+        if key not in plain:
+            if any(_has_code(inner) for inner in topological([code], args)):
+                return expand(builder, [code], whole, args)[0]
+            plain.add(key)
+        return code
 
     new = remade(topological(outputs, done), remake, {node: node for node in done})
     return [new[o] for o in outputs]
 
 
-def _carry_hint(builder: Builder, old: Node, new: Node) -> None:
-    if id(old) in builder.hints:
-        builder.hints.setdefault(id(new), builder.hints[id(old)])
+def _has_code(node: Node) -> bool:
+    """Whether a node stands for code of its own, not for a call."""
+    op = node.op
+    return isinstance(op, Slope) or (isinstance(op, Elementwise) and not op.function.primitive)
+
+
+def is_whole(node: Node, whole: Collection[str]) -> bool:
+    """Whether a node is one of these functions, or a slope of one."""
+    op = node.op
+    return (
+        isinstance(op, (Elementwise, Slope))
+        and op.function.name in whole
+        and not op.function.parameters
+    )
 
 
 def fuse(builder: Builder, outputs: list[Node]) -> list[Node]:
@@ -53,7 +85,7 @@ def fuse(builder: Builder, outputs: list[Node]) -> list[Node]:
     def remake(node: Node, args: tuple[Node, ...]) -> Node:
         einsum = isinstance(node.op, Einsum)
         new = _merged(builder, node, args, uses) if einsum else builder.again(node, args)
-        _carry_hint(builder, node, new)
+        builder.carry_hint(node, new)
         return new
 
     new = remade(order, remake)

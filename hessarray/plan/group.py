@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
 
 from hessarray.backends.protocol import Costs
 from hessarray.graph.builder import Builder
@@ -19,11 +20,14 @@ from hessarray.graph.node import (
     Einsum,
     Elementwise,
     Node,
+    Op,
     Select,
     Slice,
+    Slope,
     Test,
     topological,
 )
+from hessarray.plan.fuse import is_whole
 
 __all__ = ["grouped", "row_times_matrix"]
 
@@ -55,7 +59,7 @@ def _key(node: Node) -> Hashable | None:
     product = _matrix_product(node)
     if product is not None:
         return "rows", id(node.args[1 - product[0]]), product
-    if isinstance(op, (Elementwise, Add, Select, Test)):
+    if isinstance(op, (Elementwise, Slope, Add, Select, Test)):
         return op, node.truth, node.shape[:-1]
     if isinstance(op, Einsum) and op.output:
         c, axes = op.output[-1], set(op.output)
@@ -74,11 +78,14 @@ class _Groups:
         self.owner = list(range(len(order)))
         self.parents = [[place[id(a)] for a in node.args] for node in order]
         self.grouped: set[int] = set()
+        # An activation, or the first slope at an argument -> what comes with it in one operation.
+        self.company: dict[int, dict[Op, int]] = {}
 
     def found(self) -> list[list[Node]]:
+        led = self._led()
         kinds: dict[Hashable, list[int]] = defaultdict(list)
         for i, node in enumerate(self.order):
-            key = _key(node)
+            key = _key(node) if i not in led else None
             if key is not None:
                 kinds[key].append(i)
         many = [k for k in kinds.values() if len(k) > 1]
@@ -91,9 +98,33 @@ class _Groups:
                 continue
             for group in self._independent(kind):
                 if self._pays(group):
-                    self._merge(group)
-                    groups.append([self.order[i] for i in group])
+                    for alike in (group, *self._accompanied(group)):
+                        self._merge(alike)
+                        groups.append([self.order[i] for i in alike])
         return groups
+
+    def _led(self) -> set[int]:
+        """The slopes that come with another of their function and argument, of lower order."""
+        together: dict[Hashable, list[tuple[int, int]]] = defaultdict(list)
+        for i, node in enumerate(self.order):
+            if is_whole(node, self.costs.whole):
+                op: Any = node.op
+                order = op.order if isinstance(op, Slope) else 0
+                together[op.function, id(node.args[0])].append((order, i))
+        led = set()
+        for found in together.values():
+            (_, leader), *others = sorted(found)
+            self.company[leader] = {self.order[i].op: i for _, i in others}
+            led.update(i for _, i in others)
+        return led
+
+    def _accompanied(self, group: list[int]) -> Iterator[list[int]]:
+        """What follows its leaders into a group, where all have it and none waits for another."""
+        company = [self.company.get(i, {}) for i in group]
+        for op in company[0]:
+            others = [found[op] for found in company if op in found]
+            if len(others) == len(group) and self._independent(others) == [others]:
+                yield others
 
     def _independent(self, kind: list[int]) -> list[list[int]]:
         """The kind by how many of it a node waits for: those with equal numbers wait for none."""
@@ -159,11 +190,16 @@ class _Groups:
         )
 
     def _rows_pay(self, nodes: list[Node], row: int) -> bool:
-        """Reading the matrix once saves more than copying all rows but the most costs."""
+        """Reading the matrix once saves more than copying all rows but the most costs.
+
+        The others wait for the longest, and what is kept meanwhile leaves the cache: with many
+        samples that costs as much as copying it.
+        """
         c = self.costs
-        rows = sorted(node.args[row].size for node in nodes)
-        saved = (len(nodes) - 1) * (c.call + self._read(nodes[0]))
-        return sum(self.n * r * c.entry + c.call for r in rows[:-1]) < saved
+        *rows, most = sorted(node.args[row].size for node in nodes)
+        saved = len(rows) * (c.call + self._read(nodes[0]))
+        copied = self.n * sum(rows) + (self.n - 1) * most
+        return copied * c.entry + len(rows) * c.call < saved
 
     def _merge(self, group: list[int]) -> None:
         first = group[0]

@@ -9,7 +9,8 @@
 ``gram_plus``         T + J diag(w) J^T: the next site of a sum
 ``multiply_add``      c + a b, entry by entry
 ``product_sum``       the sum of a b over one axis: squares of a Jacobian's columns
-``tanh_sech2``        tanh z and (1 / cosh z)^2; ``room`` is made for the second before
+``activation``        s(z), s'(z) and s''(z), or some of them; ``room`` is made for all but the
+                      first before
 ====================  ============================================================================
 
 What is joined is not written and read again in between; sums are taken as soon as their terms are
@@ -18,10 +19,11 @@ there.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 
-from hessarray.plan.step import Program, Step, Value, dims, row_major, view_strides
+from hessarray.plan.step import Activation, Program, Step, Value, dims, row_major, view_strides
 
 __all__ = ["joined"]
 
@@ -33,7 +35,42 @@ _CACHED = 1 << 15  # entries of a constant that stays near a core between two pr
 
 def joined(program: Program, n: int) -> Program:
     """The same program with such operations, for about n samples."""
+    if program.activations:
+        program = replace(program, steps=tuple(_with_activations(program)))
     return replace(program, steps=tuple(_Kernels(program, n).steps()))
+
+
+def _with_activations(program: Program) -> Iterator[Step]:
+    """The steps with each activation and the slopes at its argument in one, not as their code."""
+    note = {id(a.out): a for a in program.activations}
+    wanted: dict[tuple[str, int], list[Activation]] = defaultdict(list)
+    needed = {id(v) for v in program.outputs.values()}
+    for s in reversed(program.steps):
+        if id(s.out) not in needed:
+            continue
+        a = note.get(id(s.out))
+        if a is None:
+            needed.update(id(v) for v in s.args)
+        else:
+            needed.add(id(a.z))
+            wanted[a.function, id(a.z)].append(a)
+    for s in program.steps:
+        a = note.get(id(s.out))
+        if id(s.out) not in needed:
+            continue
+        if a is None:
+            yield s
+            continue
+        together = wanted.pop((a.function, id(a.z)), [])  # with the first of them
+        if len(together) == 1 and s.op == a.function:
+            yield s  # the library's own is as good
+        elif together:
+            first, *more = sorted(together, key=lambda a: a.order)
+            for other in more:
+                yield Step("room", other.out, ())
+            orders = "".join(str(a.order) for a in (first, *more))
+            args = (a.z, *(other.out for other in more))
+            yield Step("activation", first.out, args, {"name": f"{a.function}_{orders}"})
 
 
 class _Kernels:
@@ -55,14 +92,11 @@ class _Kernels:
         products = [s for s in self.program.steps if _constant(s)]
         weighed = {id(s): self._weighed(s) for s in products}
         self.right = {id(_arrays(s)[1]) for s in products}
-        slopes = self._slopes()
         for s in self.program.steps:
             if id(s.out) in self.skipped:
                 continue
             if id(s) in weighed:
                 self._product(s, weighed[id(s)])
-            elif s.op in ("tanh", "cosh") and id(s.args[0]) in slopes:
-                self._with_slope(*slopes[id(s.args[0])])
             elif s.op == "multiply" and s.out.rows:
                 self._entries(s)
             elif s.op == "gram" and len(s.out.shape) == 2:
@@ -123,31 +157,6 @@ class _Kernels:
         (other,) = _arrays(turned)
         alone = other.shape == b.shape[::-1] and not other.rows
         return other if alone and id(other) in self.right else None
-
-    # ---- tanh and its slope --------------------------------------------------------------------
-
-    def _slopes(self) -> dict[int, tuple[Step, Step]]:
-        """By argument: the step that makes tanh, and the last one of three that make sech^2."""
-        tanh = {id(s.args[0]): s for s in self.program.steps if s.op == "tanh" and s.out.rows}
-        found = {}
-        for s in self.program.steps:
-            inner = [s]
-            for op in ("square", "reciprocal", "cosh"):
-                last = inner[-1]
-                if last.op != op or (op != "square" and id(last.out) not in self.once):
-                    break
-                inner.append(self.made[id(last.args[0])])
-            else:
-                z = inner[-1].out
-                if id(z) in tanh and tanh[id(z)].out.dims == s.out.dims:
-                    found[id(z)] = tanh[id(z)], s
-                    self.skipped.update(id(v.out) for v in (s, inner[1]))
-        return found
-
-    def _with_slope(self, tanh: Step, sech2: Step) -> None:
-        if id(tanh.out) not in self.there:
-            self._emit(Step("room", sech2.out, ()))
-            self._emit(Step("tanh_sech2", tanh.out, (*tanh.args, sech2.out)))
 
     # ---- sums ------------------------------------------------------------------------------------
 

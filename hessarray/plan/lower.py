@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,24 +28,26 @@ from hessarray.graph.node import (
     Seed,
     Select,
     Slice,
+    Slope,
     Take,
     Test,
     topological,
 )
+from hessarray.graph.trace import code_node
 from hessarray.plan.contract import Contractor
-from hessarray.plan.fuse import expand, fuse
+from hessarray.plan.fuse import expand, fuse, is_whole
 from hessarray.plan.stack import stack
-from hessarray.plan.step import Program, Step, Value
+from hessarray.plan.step import Activation, Program, Step, Value
 
 __all__ = ["lower"]
 
 
 def lower(builder: Builder, outputs: dict[str, Node], n: int, costs: Costs) -> Program:
     """The program for these outputs; ``n`` weighs the batch axis when paths are chosen."""
-    nodes = expand(builder, list(outputs.values()))
+    nodes = expand(builder, list(outputs.values()), costs.whole)
     nodes = stack(builder, nodes, n, costs)
     nodes = fuse(builder, nodes)
-    lowering = _Lowering(n, costs, builder.hints, _ends(nodes))
+    lowering = _Lowering(builder, n, costs, _ends(nodes))
     # Second derivatives first: each Jacobian meets its site while in the cache, and dies.
     names = list(outputs)
     found = {k: lowering.result(node) for k, node in reversed([*zip(names, nodes, strict=True)])}
@@ -76,21 +78,32 @@ def _live(lowering: _Lowering, outputs: dict[str, Value]) -> Program:
     steps.reverse()
     used = {s.attributes["key"] for s in steps if s.op == "constant"}
     constants = {k: v for k, v in lowering.constants.items() if k in used}
-    return Program(tuple(steps), constants, outputs, tuple(lowering.paths), lowering.costs.joins)
+    made = {id(s.out) for s in steps}
+    activations = tuple(a for a in lowering.activations if id(a.out) in made)
+    return Program(
+        tuple(steps),
+        constants,
+        outputs,
+        tuple(lowering.paths),
+        lowering.costs.joins,
+        activations,
+    )
 
 
 class _Lowering(Contractor):
     """Every node becomes one value."""
 
-    def __init__(self, n: int, costs: Costs, hints: dict[int, str], ends: set[int]) -> None:
+    def __init__(self, builder: Builder, n: int, costs: Costs, ends: set[int]) -> None:
         super().__init__(n, costs)
-        self.hints, self.ends = hints, ends
+        self.builder, self.ends = builder, ends
         self.values: dict[int, Value] = {}
+        self.activations: list[Activation] = []
 
-    def finished(self, node: Node) -> Value:
-        for item in topological([node]):
+    def finished(self, node: Node, known: Sequence[Node] = ()) -> Value:
+        """The node's value; those of ``known`` nodes are there."""
+        for item in topological([node], known):
             if id(item) not in self.values:
-                self.hint = self.hints.get(id(item), "t")
+                self.hint = self.builder.hints.get(id(item), "t")
                 if item.size:
                     self.values[id(item)] = _RULES[type(item.op)](self, item, item.op)
                 else:  # without entries there is nothing that differs from sample to sample
@@ -176,7 +189,10 @@ def _add(low: _Lowering, node: Node, op: Add) -> Value:
     return low.full(total, node)
 
 
-def _elementwise(low: _Lowering, node: Node, op: Elementwise) -> Value:
+def _elementwise(low: _Lowering, node: Node, op: Elementwise | Slope) -> Value:
+    if is_whole(node, low.costs.whole):
+        return _activation(low, node, op)
+    assert isinstance(op, Elementwise)
     v = low.array(node.args[0])
     if op.function.name == "power":
         out = low.elementwise("pow", (v, op.function.parameters[0]))
@@ -186,6 +202,21 @@ def _elementwise(low: _Lowering, node: Node, op: Elementwise) -> Value:
     else:
         out = low.elementwise(op.function.name, (v,))
     return low.full(out, node)
+
+
+def _activation(low: _Lowering, node: Node, op: Elementwise | Slope) -> Value:
+    """The function's own code, and a note of what it is for those who do it in one."""
+    function, order = op.function, op.order if isinstance(op, Slope) else 0
+    arg = low.values[id(node.args[0])]
+    if function.primitive and not order:
+        out = low.full(low.elementwise(function.name, (arg,)), node)
+    else:
+        code = code_node(low.builder, function, order, node.args[0])
+        low.builder.carry_hint(node, code)
+        out = low.finished(code, node.args)
+    if out.rows and out.dims == arg.dims:
+        low.activations.append(Activation(function.name, order, arg, out))
+    return out
 
 
 def _select(low: _Lowering, node: Node, op: Select) -> Value:
@@ -275,6 +306,7 @@ _RULES: dict[type, Callable[[_Lowering, Node, Any], Value]] = {
     Einsum: _contract,
     Add: _add,
     Elementwise: _elementwise,
+    Slope: _elementwise,
     Select: _select,
     Test: _test,
     Slice: _slice,

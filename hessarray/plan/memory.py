@@ -186,7 +186,7 @@ def _overwritten(
     if s.op == "gram_plus" or "plus" in s.attributes.get("given", ()):
         # What is added to may be overwritten entry by entry, unless it is multiplied as well.
         candidates = [a for a in arrays[-1:] if a not in arrays[:-1]]
-    elif s.op == "tanh_sech2":
+    elif s.op == "activation":
         candidates = arrays[:1]
     else:
         candidates = arrays if s.op in ELEMENTWISE else []

@@ -138,8 +138,8 @@ def _in_place(s: Step) -> str:
             return f"take({args[0]}, {args[1]}, axis={at['axis']}, out={out}, mode='clip')"
         case "copy":
             return f"copyto({out}, {args[0]})"
-        case "tanh_sech2":
-            return f"tanh_sech2({args[0]}, {out}, {args[1]})"
+        case "activation":
+            return f"{at['name']}({', '.join([args[0], out, *args[1:]])})"
         case "product_sum":
             return f"product_sum({args[0]}, {args[1]}, axis={at['axis']}, out={out})"
         case "packed_matmul" | "row_dots":
