@@ -120,13 +120,14 @@ TARGET static inline __attribute__((always_inline)) void SOME(int function, cons
         PUT(2, (VEC)((WORD)(s1[u] * t[u] * f[u] * g[u]) | (~(WORD)z[u] & SIGN)));
     }
     else {
-        VEC v[4], w[4];
+        VEC v[4], w[4], y[4]; /* y: z, as far as e is not zero */
         EACH {
+            y[u] = (VEC)((WORD)a[u] | ((WORD)z[u] & SIGN));
             v[u] = 1 - a[u] * q[u] - a[u] * ql[u];
             w[u] = 2 - a[u] * t[u] - a[u] * tl[u];
         }
-        PUT(0, CHOSEN(z[u] < 0, (a[u] * m[u] + a[u] * ml[u]) * f[u] * -g[u],
-                      z[u] * q[u] + z[u] * ql[u]));
+        PUT(0, CHOSEN(z[u] < 0, (y[u] * m[u] + y[u] * ml[u]) * f[u] * g[u],
+                      z[u] * q[u] + y[u] * ql[u]));
         PUT(1, CHOSEN(z[u] < 0, (m[u] * v[u] + ml[u] * v[u]) * f[u] * g[u],
                       q[u] + (q[u] * (a[u] * (m[u] * f[u] * g[u])) + ql[u])));
         PUT(2, s1[u] * w[u] * f[u] * g[u]);

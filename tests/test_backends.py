@@ -9,6 +9,7 @@ import pytest
 from compare import EPS, assert_close, jax_truth, normal, randomized
 
 import hessarray as ha
+from hessarray.backends import backend_of
 
 DTYPES = ("float64", "float32")
 A = normal(1, 3, 4)
@@ -278,7 +279,8 @@ def test_a_change_in_place_of_a_pinned_parameter_is_seen(backend):
 
 def limit_for(backend, f, n, chunk, want, **options):
     """A memory limit that leaves room for ``chunk`` samples at a time in float64."""
-    plan = f.plan(n=n, want=want, **options)
+    library = backend_of(backend.asarray(normal(0, 1)))
+    plan = f._plan(f.plan(n=n, want=want, **options).want, n, library)
     in_place = backend.name == "numpy"
     results = plan.result_entries * n * (1 if in_place else 2)  # functional chunks are joined
     return 8 * (results + plan.entries_once + chunk * plan.intermediates(in_place))

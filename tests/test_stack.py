@@ -108,6 +108,7 @@ def joints(plan):
 @pytest.mark.parametrize("want", ["hessian", "laplacian", ("value", "gradient", "hessian")])
 @pytest.mark.parametrize("name", ["dense", "residual", "mixed"])
 def test_one_sample_takes_fewer_calls(name, want, monkeypatch):
+    costs_of(monkeypatch, whole=frozenset())  # what has a kernel leaves less to stack
     stacked = FUNCTIONS[name]().plan(1, want)
     unstacked(monkeypatch)
     plain = FUNCTIONS[name]().plan(1, want)
@@ -279,12 +280,15 @@ def roots(steps):
     return found
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["activations whole", "as code"])
 @pytest.mark.parametrize("want", ["hessian", "laplacian", "hessian_diagonal"])
-def test_what_is_joined_is_written_in_its_place(want):
+def test_what_is_joined_is_written_in_its_place(want, whole, monkeypatch):
     """Only constants are copied: who makes a part writes it into the joined buffer."""
+    if not whole:
+        costs_of(monkeypatch, whole=frozenset())
     plan = FUNCTIONS["dense"]().plan(1, want)
     steps = plan.in_place.at(2)
-    assert joints(plan)
+    assert joints(plan) or whole
     place, constants = roots(steps), 0
     for s in (s for s in steps if s.op == "concat"):
         start, axis = 0, s.attributes["axis"]

@@ -89,11 +89,15 @@ class Emitter:
         """Whether this reshape takes no copy."""
         return view_strides(v.dims, v.strides, dims(rows, shape, lead)) is not None
 
+    def made(self, v: Value) -> Value:
+        """v, or what was reshaped to v."""
+        return self._reshaped.get(id(v), v)
+
     def reshape(self, v: Value, rows: int, shape: tuple[int, ...], lead: int = 0) -> Value:
         """The entries of v in the same order in another shape."""
         if (v.rows, v.shape, v.lead) == (rows, shape, lead):
             return v
-        origin = self._reshaped.get(id(v), v)
+        origin = self.made(v)
         if (origin.rows, origin.shape, origin.lead) == (rows, shape, lead):
             return origin
         target = dims(rows, shape, lead)
@@ -220,7 +224,7 @@ class Emitter:
     def _divided(self, a: Value, b: Value | float) -> tuple[str, Value, Value | float]:
         for x, y in ((a, b), (b, a)):
             if isinstance(x, Value) and isinstance(y, Value):
-                divisor = self._divisors.get(id(self._reshaped.get(id(y), y)))
+                divisor = self._divisors.get(id(self.made(y)))
                 if divisor is not None:
                     return "divide", x, self.reshape(divisor, y.rows, y.shape, y.lead)
         return "multiply", a, b

@@ -65,12 +65,15 @@ def _with_activations(program: Program) -> Iterator[Step]:
         if len(together) == 1 and s.op == a.function:
             yield s  # the library's own is as good
         elif together:
-            first, *more = sorted(together, key=lambda a: a.order)
-            for other in more:
-                yield Step("room", other.out, ())
-            orders = "".join(str(a.order) for a in (first, *more))
-            args = (a.z, *(other.out for other in more))
-            yield Step("activation", first.out, args, {"name": f"{a.function}_{orders}"})
+            together.sort(key=lambda a: a.order)
+            first, *more = (_like(b.out, a.z.rows, a.z.shape, a.z.lead) for b in together)
+            for v in more:
+                yield Step("room", v, ())
+            orders = "".join(str(b.order) for b in together)
+            yield Step("activation", first, (a.z, *more), {"name": f"{a.function}_{orders}"})
+            for b, v in zip(together, (first, *more), strict=True):
+                if v is not b.out:
+                    yield Step("reshape", b.out, (v,))
 
 
 class _Kernels:

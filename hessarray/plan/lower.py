@@ -214,8 +214,9 @@ def _activation(low: _Lowering, node: Node, op: Elementwise | Slope) -> Value:
         code = code_node(low.builder, function, order, node.args[0])
         low.builder.carry_hint(node, code)
         out = low.finished(code, node.args)
-    if out.rows and out.dims == arg.dims:
-        low.activations.append(Activation(function.name, order, arg, out))
+    made = low.made(out)
+    if made.rows and [n for n in made.dims if n != 1] == [n for n in arg.dims if n != 1]:
+        low.activations.append(Activation(function.name, order, arg, made))
     return out
 
 
