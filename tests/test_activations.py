@@ -9,6 +9,7 @@ import pytest
 from mpmath import mp, mpf
 from oracle import BOUND, DTYPES, Case, check, erfc, evaluate, failures
 
+import hessarray as ha
 from hessarray import activations
 from hessarray.activations import ACTIVATIONS, activation, register_activation
 from hessarray.errors import UnknownActivationError
@@ -317,6 +318,21 @@ def test_register_with_derivatives():
     assert first.kinks == (0.0,)
     register_activation("mine", lambda x: x, 1.0, 0.0)
     assert activation("mine") != first  # a plan of the old one must not serve the new one
+
+
+@pytest.mark.usefixtures("registry")
+def test_constant_slopes_are_not_all_of_a_function():
+    """x + 1 and the slope x + 3 have the slope 1, and are not x."""
+    register_activation("shifted", lambda x: x + 1.0, 1.0, 0.0)
+    register_activation("bent", lambda x: x * (x * 0.5 + 3.0), lambda x: x + 3.0, 1.0)
+    x = np.asarray([[2.0], [-1.0]])
+    shifted = ha.Function(lambda u: activation("shifted")(u), in_shape=(1,))
+    np.testing.assert_array_equal(shifted.value(x), x + 1.0)
+    bent = ha.Function(lambda u: activation("bent")(u), in_shape=(1,))
+    value, gradient, hessian = (a.ravel() for a in bent.value_gradient_hessian(x))
+    np.testing.assert_array_equal(value, [8.0, -2.5])
+    np.testing.assert_array_equal(gradient, [5.0, 2.0])
+    np.testing.assert_array_equal(hessian, [1.0, 1.0])
 
 
 @pytest.mark.usefixtures("registry")

@@ -31,7 +31,6 @@ from hessarray.graph.node import (
     Select,
     Shape,
     Slice,
-    Slope,
     Take,
     Test,
 )
@@ -285,19 +284,9 @@ class Builder:
     # ---- elementwise and selection -----------------------------------------------------------
 
     def elementwise(self, function: Elementary, node: Node) -> Node:
-        if function.s1 == 1.0 and function.s2 == 0.0:  # the identity
+        if function.name == "identity" and not function.order:
             return node
         return self.make(Elementwise(function), (node,), node.shape)
-
-    def slope(self, function: Elementary, order: int, node: Node) -> Node | float:
-        """s' or s'' at a node; a number where it is constant."""
-        if function.slope is not None:
-            own = function.slope
-            return self.elementwise(own, node) if order == 1 else self.slope(own, order - 1, node)
-        code = (function.s1, function.s2)[order - 1]
-        if not callable(code):
-            return float(code)
-        return self.make(Slope(function, order), (node,), node.shape)
 
     def select(self, mask: Node, a: Node, b: Node) -> Node:
         return a if a is b else self.make(Select(), (mask, a, b), a.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hessarray.backends import backend_of
@@ -13,6 +13,10 @@ from hessarray.errors import BackendError
 __all__ = ["Elementary", "MAKERS", "PRIMITIVES", "gauss", "power"]
 
 Derivative = Callable[[Any, Any], Any]
+
+
+def _in_the_code(xp: Any, z: Any) -> Any:
+    raise AssertionError("a third derivative is the derivative of the code of s''")
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,8 @@ class Elementary:
     constant (0.0: the planner sees no curvature). The code is traced, so that what s, s' and s''
     share (an exponential, say) is computed once.
 
-    Two functions are equal when their names and parameters are: that is what lets the graph share
-    equal nodes.
+    Two functions are equal when their names, parameters and orders are: that is what lets the graph
+    share equal nodes.
     """
 
     name: str
@@ -35,9 +39,24 @@ class Elementary:
     parameters: tuple[float, ...] = ()
     primitive: bool = False  # s is one call: xp.<name>(z), for a power xp.pow(z, c)
     kinks: tuple[float, ...] = ()  # where s or s' jumps: the one-sided value is taken there
-    slope: Elementary | None = field(
-        default=None, compare=False, repr=False
-    )  # s', if it has a name
+    slope: Elementary | None = field(default=None, compare=False, repr=False)  # s', if named
+    order: int = 0  # of the derivative that this is, of the function of that name
+
+    def derivative(self) -> Elementary | float | None:
+        """s' as a function of its own.
+
+        A number where it is constant; None where only the code of s, differentiated, says it.
+        """
+        if self.slope is not None:
+            return self.slope
+        if not callable(self.s1):
+            return float(self.s1)
+        if self.s1 is _in_the_code:
+            return None
+        further = _in_the_code if callable(self.s2) else 0.0
+        return replace(
+            self, s=self.s1, s1=self.s2, s2=further, primitive=False, order=self.order + 1
+        )
 
     def __reduce__(self) -> Any:
         # Code cannot be pickled, names can: the other process looks the function up again.
@@ -47,7 +66,7 @@ class Elementary:
             raise pickle.PicklingError(
                 f"{self.name} has no name in a table: register_activation gives it one"
             )
-        return _made, (self.name, self.parameters)
+        return _made, (self.name, self.parameters, self.order)
 
     def __call__(self, z: Any) -> Any:
         """s(z) of a traced array, as a node, or of an array of any library that has a backend."""
@@ -181,9 +200,14 @@ def _erf2(xp: Any, z: Any) -> Any:
 MAKERS: dict[str, Elementary | Callable[..., Elementary]] = {}
 
 
-def _made(name: str, parameters: tuple[float, ...]) -> Elementary:
+def _made(name: str, parameters: tuple[float, ...], order: int = 0) -> Elementary:
     maker = MAKERS[name]
-    return maker if isinstance(maker, Elementary) else maker(*parameters)
+    function = maker if isinstance(maker, Elementary) else maker(*parameters)
+    for _ in range(order):
+        found = function.derivative()
+        assert isinstance(found, Elementary)
+        function = found
+    return function
 
 
 PRIMITIVES: dict[str, Elementary] = {

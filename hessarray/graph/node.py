@@ -34,7 +34,6 @@ __all__ = [
     "Seed",
     "Select",
     "Slice",
-    "Slope",
     "Take",
     "Test",
     "remade",
@@ -184,19 +183,6 @@ class Elementwise(Op):
     """v = s(z), entry by entry: the node kind with curvature diag(s''(z))."""
 
     function: Elementary
-
-
-@dataclass(frozen=True, slots=True)
-class Slope(Op):
-    """s' (order 1) or s'' (order 2) of the argument, entry by entry.
-
-    Sweeps make it; its code is written in its place where a derivative becomes part of another
-    function, and before a program is made.
-    """
-
-    function: Elementary
-    order: int
-    differentiable = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from hessarray.graph import namespace
 from hessarray.graph.array import TracedArray
 from hessarray.graph.builder import Builder
 from hessarray.graph.elementary import Elementary
-from hessarray.graph.node import Input, Node, Parameter, Shape, Slope, remade, topological
+from hessarray.graph.node import Elementwise, Input, Node, Parameter, Shape, remade, topological
 from hessarray.graph.operands import node_of, real
 from hessarray.graph.where import naming_the_line
 
@@ -85,21 +85,19 @@ def inline(
             return flat[old.op.index]
         if isinstance(old.op, Parameter):
             return node_of(parameters[old.op.name], builder)
-        if isinstance(old.op, Slope):
-            return code_node(builder, old.op.function, old.op.order, args[0])
+        if isinstance(old.op, Elementwise) and old.op.function.order and old.op.function.kinks:
+            return code_node(builder, old.op.function, args[0])  # which says where it jumps
         return builder.again(old, args)
 
     return TracedArray(remade(topological([node]), remake)[node], builder)
 
 
-def code_node(builder: Builder, function: Elementary, order: int, z: Node) -> Node:
-    """s, s' or s'' at z as nodes of the function's own accurate code."""
-    key = (function, order, z.shape)
+def code_node(builder: Builder, function: Elementary, z: Node) -> Node:
+    """s at z as nodes of the function's own accurate code."""
+    key = (function, z.shape)
     if key not in builder.codes:  # traced once: layers are alike
-        code = (function.s, function.s1, function.s2)[order]
-        assert callable(code)
         stand_in = builder.input(-1, z.shape)
-        builder.codes[key] = stand_in, _traced(builder, code, stand_in)
+        builder.codes[key] = stand_in, _traced(builder, function.s, stand_in)
     stand_in, result = builder.codes[key]
     return remade(topological([result], [stand_in]), builder.again, {stand_in: z})[result]
 

@@ -32,7 +32,9 @@ from hessarray.graph.node import (
     Select,
     Slice,
     Take,
+    topological,
 )
+from hessarray.graph.trace import code_node
 
 __all__ = ["ChainRule", "curvature_sites"]
 
@@ -107,12 +109,34 @@ class ChainRule:
         """s' or s'' of an elementwise node at its argument."""
         key = (id(node), order)
         if key not in self._local:
-            assert isinstance(node.op, Elementwise)
-            found = self.builder.slope(node.op.function, order, node.args[0])
+            found = self._derivative(node, order)
             if isinstance(found, Node):
                 self.builder.hints.setdefault(id(found), f"s{order}_")
             self._local[key] = found
         return self._local[key]
+
+    def _derivative(self, node: Node, order: int) -> Node | float:
+        assert isinstance(node.op, Elementwise)
+        function, (z,) = node.op.function, node.args
+        while order:
+            slope = function.derivative()
+            if isinstance(slope, float):
+                return slope if order == 1 else 0.0
+            if slope is None:
+                return self._of_code(code_node(self.builder, function, z), z, order)
+            function, order = slope, order - 1
+        return self.builder.elementwise(function, z)
+
+    def _of_code(self, code: Node, z: Node, order: int) -> Node | float:
+        """The derivative of a node that depends on z entry by entry."""
+        for _ in range(order):
+            nodes = topological([code], [z])
+            ones = self.builder.broadcast(self.builder.constant(1.0), z.shape)
+            found = ChainRule(self.builder, nodes).forward({z: ones}, 0, nodes).get(id(code))
+            if found is None:
+                return 0.0
+            code = found
+        return code
 
     def _scaled(self, factor: Node | float, node: Node, rank: int) -> Node:
         """factor (of one sample's shape) times node (with ``rank`` leading axes)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from hessarray.graph.builder import Builder, ordinary
 from hessarray.graph.elementary import Elementary
@@ -14,7 +13,6 @@ from hessarray.graph.node import (
     Frozen,
     Injection,
     Node,
-    Slope,
     remade,
     topological,
 )
@@ -35,7 +33,7 @@ def expand(
 
     What s, s', s'' share becomes one node. The functions named in ``whole`` stay as they are.
     """
-    plain: set[tuple[Elementary, int]] = set()  # code without further activations in it
+    plain: set[Elementary] = set()  # whose code has no further activations in it
 
     def remake(node: Node, args: tuple[Node, ...]) -> Node:
         new = expanded(node, args)
@@ -45,15 +43,14 @@ def expand(
     def expanded(node: Node, args: tuple[Node, ...]) -> Node:
         if isinstance(node.op, (Frozen, Injection)):
             return args[0]
-        if not _has_code(node) or is_whole(node, whole):
+        if not isinstance(node.op, Elementwise) or not _has_code(node) or is_whole(node, whole):
             return builder.again(node, args)
-        op: Any = node.op
-        key = op.function, op.order if isinstance(op, Slope) else 0
-        code = code_node(builder, *key, args[0])
-        if key not in plain:
+        function = node.op.function
+        code = code_node(builder, function, args[0])
+        if function not in plain:
             if any(_has_code(inner) for inner in topological([code], args)):
                 return expand(builder, [code], whole, args)[0]
-            plain.add(key)
+            plain.add(function)
         return code
 
     new = remade(topological(outputs, done), remake, {node: node for node in done})
@@ -62,18 +59,13 @@ def expand(
 
 def _has_code(node: Node) -> bool:
     """Whether a node stands for code of its own, not for a call."""
-    op = node.op
-    return isinstance(op, Slope) or (isinstance(op, Elementwise) and not op.function.primitive)
+    return isinstance(node.op, Elementwise) and not node.op.function.primitive
 
 
 def is_whole(node: Node, whole: Collection[str]) -> bool:
-    """Whether a node is one of these functions, or a slope of one."""
+    """Whether a node is one of these functions, or a derivative of one."""
     op = node.op
-    return (
-        isinstance(op, (Elementwise, Slope))
-        and op.function.name in whole
-        and not op.function.parameters
-    )
+    return isinstance(op, Elementwise) and op.function.name in whole and not op.function.parameters
 
 
 def fuse(builder: Builder, outputs: list[Node]) -> list[Node]:

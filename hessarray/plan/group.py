@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any
 
 from hessarray.backends.protocol import Costs
 from hessarray.graph.builder import Builder
@@ -23,7 +22,6 @@ from hessarray.graph.node import (
     Op,
     Select,
     Slice,
-    Slope,
     Test,
     topological,
 )
@@ -59,7 +57,7 @@ def _key(node: Node) -> Hashable | None:
     product = _matrix_product(node)
     if product is not None:
         return "rows", id(node.args[1 - product[0]]), product
-    if isinstance(op, (Elementwise, Slope, Add, Select, Test)):
+    if isinstance(op, (Elementwise, Add, Select, Test)):
         return op, node.truth, node.shape[:-1]
     if isinstance(op, Einsum) and op.output:
         c, axes = op.output[-1], set(op.output)
@@ -108,10 +106,9 @@ class _Groups:
         together: dict[Hashable, list[tuple[int, int]]] = defaultdict(list)
         for i, node in enumerate(self.order):
             if is_whole(node, self.costs.whole):
-                op: Any = node.op
-                order = op.order if isinstance(op, Slope) else 0
-                together[op.function, id(node.args[0])].append((order, i))
-        led = set()
+                function = node.op.function  # type: ignore[attr-defined]
+                together[function.name, id(node.args[0])].append((function.order, i))
+        led: set[int] = set()
         for found in together.values():
             (_, leader), *others = sorted(found)
             self.company[leader] = {self.order[i].op: i for _, i in others}

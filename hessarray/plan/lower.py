@@ -28,7 +28,6 @@ from hessarray.graph.node import (
     Seed,
     Select,
     Slice,
-    Slope,
     Take,
     Test,
     topological,
@@ -189,10 +188,9 @@ def _add(low: _Lowering, node: Node, op: Add) -> Value:
     return low.full(total, node)
 
 
-def _elementwise(low: _Lowering, node: Node, op: Elementwise | Slope) -> Value:
+def _elementwise(low: _Lowering, node: Node, op: Elementwise) -> Value:
     if is_whole(node, low.costs.whole):
         return _activation(low, node, op)
-    assert isinstance(op, Elementwise)
     v = low.array(node.args[0])
     if op.function.name == "power":
         out = low.elementwise("pow", (v, op.function.parameters[0]))
@@ -204,19 +202,19 @@ def _elementwise(low: _Lowering, node: Node, op: Elementwise | Slope) -> Value:
     return low.full(out, node)
 
 
-def _activation(low: _Lowering, node: Node, op: Elementwise | Slope) -> Value:
+def _activation(low: _Lowering, node: Node, op: Elementwise) -> Value:
     """The function's own code, and a note of what it is for those who do it in one."""
-    function, order = op.function, op.order if isinstance(op, Slope) else 0
+    function = op.function
     arg = low.values[id(node.args[0])]
-    if function.primitive and not order:
+    if function.primitive:
         out = low.full(low.elementwise(function.name, (arg,)), node)
     else:
-        code = code_node(low.builder, function, order, node.args[0])
+        code = code_node(low.builder, function, node.args[0])
         low.builder.carry_hint(node, code)
         out = low.finished(code, node.args)
     made = low.made(out)
     if made.rows and [n for n in made.dims if n != 1] == [n for n in arg.dims if n != 1]:
-        low.activations.append(Activation(function.name, order, arg, made))
+        low.activations.append(Activation(function.name, function.order, arg, made))
     return out
 
 
@@ -307,7 +305,6 @@ _RULES: dict[type, Callable[[_Lowering, Node, Any], Value]] = {
     Einsum: _contract,
     Add: _add,
     Elementwise: _elementwise,
-    Slope: _elementwise,
     Select: _select,
     Test: _test,
     Slice: _slice,
