@@ -87,8 +87,26 @@ TARGET static inline __attribute__((always_inline)) void SOME(int function, cons
     UNROLL for (int j = terms - 1; j > 1; j--) {
         EACH p[u] = p[u] * r[u] + series[j];
     }
+    EACH p[u] = p[u] * (r[u] * r[u]) + r[u];
+    if (function == TANH) { /* the most frequent one corrects nothing but 1 / (1 + e) */
+        VEC s1[4];
+        EACH {
+            VEC fg = f[u] * g[u], e = fg + p[u] * fg, d = 1 + e;
+            q[u] = 1 / d;
+            ql[u] = 1 - d * q[u] - (e - (d - 1)) * q[u]; /* in units of q */
+            t[u] = (1 - fg - p[u] * fg) * q[u];
+            t[u] += t[u] * ql[u];
+            t[u] = (VEC)((WORD)t[u] | ((WORD)z[u] & SIGN));
+            s1[u] = (p[u] + 1) * q[u] * q[u];
+            s1[u] += s1[u] * (ql[u] + ql[u]);
+            s1[u] = s1[u] * 4 * f[u] * g[u];
+        }
+        PUT(0, t[u]);
+        PUT(1, s1[u]);
+        PUT(2, t[u] * s1[u] * -2);
+        return;
+    }
     EACH { /* what a sum, product or quotient loses is kept beside it: dl, ql, tl, ml */
-        p[u] = p[u] * (r[u] * r[u]) + r[u];
         VEC one = p[u] + 1, ones = p[u] - (one - 1), fg = f[u] * g[u], e = one * fg;
         VEC d = e + 1, dl = e - (d - 1) + ones * fg;
         VEC above = 1 - fg - p[u] * fg, al = 1 - fg - above - p[u] * fg;
@@ -105,16 +123,7 @@ TARGET static inline __attribute__((always_inline)) void SOME(int function, cons
         VEC product = m[u] * q[u];
         s1[u] = product + (AGAIN(m[u]) * q[u] - product + m[u] * ql[u] + ml[u] * q[u]);
     }
-    if (function == TANH) {
-        EACH {
-            s1[u] = s1[u] * 4 * f[u] * g[u];
-            t[u] = (VEC)((WORD)t[u] | ((WORD)z[u] & SIGN));
-        }
-        PUT(0, t[u]);
-        PUT(1, s1[u]);
-        PUT(2, t[u] * s1[u] * -2);
-    }
-    else if (function == SIGMOID) {
+    if (function == SIGMOID) {
         PUT(0, CHOSEN(z[u] < 0, (m[u] + ml[u]) * f[u] * g[u], q[u] + ql[u]));
         PUT(1, s1[u] * f[u] * g[u]);
         PUT(2, (VEC)((WORD)(s1[u] * t[u] * f[u] * g[u]) | (~(WORD)z[u] & SIGN)));
