@@ -12,7 +12,7 @@
  *
  * with the sign of z for odd s and s''. exp(x) is 2^k exp(r) with |r| <= log(2) / 2, and exp(r) - 1 its
  * series, as far as the type sees. 2^k is two factors, f g, that are multiplied last, one by one: what
- * is small fades through the subnormal numbers, rounded once. Some vectors are computed at a time: each
+ * is small fades through the subnormal numbers, rounded there at the end. Some vectors are computed at a time: each
  * is a long chain of operations that wait for one another.
  *
  * The includer defines KIND, REAL, BITS (the integer of that size), TARGET and LANES.

@@ -148,7 +148,7 @@ def warn_of_kinks(function: Any, want: Any) -> bool:
     second = want.second is not None
     name = None
     while (parent := getattr(function, "_parent", None)) is not None:
-        # Derivative functions hold the code of s' and s'': the kinks are those of the original.
+        # Derivative functions hold s' and s'', most as code: the kinks are those of the original.
         second = second or function._name != "gradient" or want.gradient
         function, name = parent, function._name
     if not second or function._warned:

@@ -91,7 +91,7 @@ def _sigmoid2(xp: Any, z: Any) -> Any:
     return -(xp.tanh(z * 0.5) * _sigmoid1(xp, z))
 
 
-_SIGMOID = Elementary("sigmoid", _sigmoid, _sigmoid1, _sigmoid2)
+_SIGMOID = Elementary("sigmoid", _sigmoid, _sigmoid1, _sigmoid2, smooth=True)
 
 
 def _log_sigmoid(xp: Any, z: Any) -> Any:
@@ -526,7 +526,7 @@ def _gaussian2(xp: Any, z: Any) -> Any:
 _SELU_SCALE = 1.0507009873554804934193349852946
 _SELU_ALPHA = 1.6732632423543772848170429916717
 
-_SILU = Elementary("silu", lambda xp, z: _times_sigmoid(xp, z, z), _silu1, _silu2)
+_SILU = Elementary("silu", lambda xp, z: _times_sigmoid(xp, z, z), _silu1, _silu2, smooth=True)
 
 #: Every activation by name: an Elementary, a factory of one with keyword parameters, or a plain
 #: array API function that was registered. ``activation`` looks names up here.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -536,3 +537,16 @@ def test_hessquik_activations(ours, theirs):
         np.testing.assert_allclose(
             evaluate(activation(ours), order, MODERATE), expected, rtol=1e-9, atol=1e-13
         )
+
+
+@pytest.mark.parametrize("name", ["tanh", "silu", "softplus", "gelu", "elu"])
+def test_derivatives_are_functions_that_can_be_pickled(name):
+    function = activation(name)
+    slope = function.derivative()
+    second = slope.derivative()
+    assert len({function, slope, second}) == 3
+    for f in (slope, second):
+        again = pickle.loads(pickle.dumps(f))
+        assert again == f
+        assert hash(again) == hash(f)
+    assert (second.derivative() is None) is (name != "softplus")  # sigmoid has another one

@@ -33,7 +33,7 @@ def drawn(seed):
     for _ in range(choose.randint(1, 4)):
         kind, new = choose.choice(STEPS), choose.choice(WIDTHS)
         new = new if kind in ("dense", "gate", "square") else width
-        bend = choose.choice(("tanh", "sin", "exp"))
+        bend = choose.choice(("tanh", "sin", "exp", "silu", "sigmoid", "softplus", "antitanh"))
         steps.append((kind, bend, matrix(width, new), matrix(width, new), rng.standard_normal(new)))
         width = new
     last = matrix(width, choose.choice((1, 2, 8)))
@@ -41,7 +41,7 @@ def drawn(seed):
     def f(x):
         xp, u = x.__array_namespace__(), x
         for kind, bend, k, other, b in steps:
-            act = getattr(xp, bend)
+            act = ha.activation(bend)
             match kind:
                 case "dense":
                     u = act(u @ k + b)

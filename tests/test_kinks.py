@@ -286,3 +286,19 @@ def test_no_samples_still_name_the_kinks() -> None:
     assert found.near.shape == (0,)
     assert ha.kinks(ha.fully_connected([2, 1], act="tanh"), np.zeros((0, 2))).names == ()
     assert str(ha.kinks(ha.fully_connected([2, 1], act="tanh"), X)) == "no kinks"
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("squared_relu", True), ("elu", True), ("softsign", True), ("silu", False), ("tanh", False)],
+)
+def test_a_gradient_inside_a_function_bends_where_the_second_derivative_jumps(name, found):
+    f = ha.Function(lambda x: np.sum(ha.activation(name)(x)), in_shape=(2,))
+    g = f.gradient_function()
+    outer = ha.Function(lambda x: np.sum(g(x)), in_shape=(2,))
+    assert bool(ha.kinks(outer, np.zeros((1, 2))).names) is found
+
+
+def test_softsign_at_zero_keeps_its_third_derivative():
+    f = ha.Function(lambda x: np.sum(ha.activation("softsign")(x)), in_shape=(1,))
+    assert f.gradient_function().hessian(np.zeros((1, 1))).item() == 6.0

@@ -1004,6 +1004,45 @@ def test_an_activation_and_its_slopes_are_one_step():
     assert any(s.op == "tanh" for s in alone.in_place.at(2))
 
 
+@pytest.mark.parametrize("n", [1, 30])
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "silu", "softplus", "antitanh"])
+def test_activations_of_what_is_broadcast(name, n):
+    """Their code may read what their argument was broadcast from."""
+    act = ha.activation(name)
+
+    def broadcast(x):
+        xp = x.__array_namespace__()
+        return xp.sum(act(xp.broadcast_to(x, (3, 5))))
+
+    f = ha.Function(broadcast, in_shape=(5,))
+    thrice = ha.Function(lambda x: 3.0 * np.sum(act(x)), in_shape=(5,))
+    x = samples(n, 5, "float64")
+    for want in ("value", "gradient", "hessian", "laplacian", "value_gradient_hessian"):
+        found, right = getattr(f, want)(x), getattr(thrice, want)(x)
+        if not isinstance(found, tuple):
+            found, right = (found,), (right,)
+        for a, b in zip(found, right, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-14)
+
+
+@needs_packed
+def test_activations_with_other_slopes_are_not_one_step():
+    parameters = {f"w{i}": np.random.default_rng(i).standard_normal((5, 16)) for i in range(5)}
+
+    def held(x, p):
+        xp = x.__array_namespace__()
+        z = [x @ p[k] for k in sorted(p)]
+        z[0] = xp.stop_gradient(z[0])
+        parts = [ha.activation("silu")(v) for v in z]
+        return xp.sum(parts[0] * parts[1] + parts[2] * parts[3] + parts[4])
+
+    f = ha.Function(held, 5, params=parameters)
+    assert sorted(kernels_of(f.plan(1))) == ["silu_0", "silu_012"]
+    x = samples(1, 5, "float64")
+    found = f.hessian(x)
+    np.testing.assert_allclose(found, f.hessian(x, forward_mode=True), rtol=1e-12, atol=1e-13)
+
+
 @needs_packed
 def test_independent_activations_are_one_step_with_their_slopes():
     parameters = {f"w{i}": np.random.default_rng(i).standard_normal((5, 16)) for i in range(5)}

@@ -40,7 +40,8 @@ class Elementary:
     primitive: bool = False  # s is one call: xp.<name>(z), for a power xp.pow(z, c)
     kinks: tuple[float, ...] = ()  # where s or s' jumps: the one-sided value is taken there
     slope: Elementary | None = field(default=None, compare=False, repr=False)  # s', if named
-    order: int = 0  # of the derivative that this is, of the function of that name
+    order: int = field(default=0, repr=False)  # of the derivative of the function of that name
+    smooth: bool = field(default=False, compare=False, repr=False)  # no derivative has kinks
 
     def derivative(self) -> Elementary | float | None:
         """s' as a function of its own.
@@ -314,6 +315,7 @@ PRIMITIVES: dict[str, Elementary] = {
             sech2,
             lambda xp, z: (xp.tanh(z) * sech2(xp, z)) * -2.0,
             primitive=True,
+            smooth=True,
         ),
         Elementary("asinh", lambda xp, z: xp.asinh(z), _asinh1, _asinh2, primitive=True),
         Elementary("acosh", lambda xp, z: xp.acosh(z), _acosh1, _acosh2, primitive=True),
@@ -433,6 +435,16 @@ def power(exponent: float) -> Elementary:
     small = c.is_integer() and abs(c) <= _PRODUCTS
     return Elementary("power", s, s1, s2, (c,), primitive=not small)
 
+
+# What s, s' and s'' of these share is one node from the start.
+for _name, _slope in (
+    ("exp", "exp"),
+    ("expm1", "exp"),
+    ("sin", "cos"),
+    ("sinh", "cosh"),
+    ("cosh", "sinh"),
+):
+    object.__setattr__(PRIMITIVES[_name], "slope", PRIMITIVES[_slope])
 
 MAKERS.update(PRIMITIVES)
 MAKERS["power"] = power

@@ -85,8 +85,8 @@ def inline(
             return flat[old.op.index]
         if isinstance(old.op, Parameter):
             return node_of(parameters[old.op.name], builder)
-        if isinstance(old.op, Elementwise) and old.op.function.order and old.op.function.kinks:
-            return code_node(builder, old.op.function, args[0])  # which says where it jumps
+        if isinstance(old.op, Elementwise) and old.op.function.order and not old.op.function.smooth:
+            return code_node(builder, old.op.function, args[0])  # which says where it bends
         return builder.again(old, args)
 
     return TracedArray(remade(topological([node]), remake)[node], builder)

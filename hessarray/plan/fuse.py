@@ -1,4 +1,4 @@
-"""Prepares a graph for lowering: activations become their code, products become one contraction."""
+"""Prepares a graph for lowering: activations become code, products become one contraction."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _has_code(node: Node) -> bool:
 def is_whole(node: Node, whole: Collection[str]) -> bool:
     """Whether a node is one of these functions, or a derivative of one."""
     op = node.op
-    return isinstance(op, Elementwise) and op.function.name in whole and not op.function.parameters
+    return isinstance(op, Elementwise) and op.function.smooth and op.function.name in whole
 
 
 def fuse(builder: Builder, outputs: list[Node]) -> list[Node]:

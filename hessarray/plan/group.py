@@ -85,7 +85,7 @@ class _Groups:
         for i, node in enumerate(self.order):
             key = _key(node) if i not in led else None
             if key is not None:
-                kinds[key].append(i)
+                kinds[key, frozenset(self.company.get(i, ()))].append(i)
         many = [k for k in kinds.values() if len(k) > 1]
         # What saves most first: products with large matrices; then functions, from which the
         # factors of other products come.
@@ -116,11 +116,10 @@ class _Groups:
         return led
 
     def _accompanied(self, group: list[int]) -> Iterator[list[int]]:
-        """What follows its leaders into a group, where all have it and none waits for another."""
-        company = [self.company.get(i, {}) for i in group]
-        for op in company[0]:
-            others = [found[op] for found in company if op in found]
-            if len(others) == len(group) and self._independent(others) == [others]:
+        """What follows its leaders into a group. It waits for no more than they do: for z."""
+        for op in self.company.get(group[0], ()):
+            others = [self.company[i][op] for i in group]
+            if self._independent(others) == [others]:
                 yield others
 
     def _independent(self, kind: list[int]) -> list[list[int]]:

@@ -78,7 +78,8 @@ def _live(lowering: _Lowering, outputs: dict[str, Value]) -> Program:
     used = {s.attributes["key"] for s in steps if s.op == "constant"}
     constants = {k: v for k, v in lowering.constants.items() if k in used}
     made = {id(s.out) for s in steps}
-    activations = tuple(a for a in lowering.activations if id(a.out) in made)
+    # The code may read what z was broadcast from, and nobody z.
+    activations = tuple(a for a in lowering.activations if {id(a.z), id(a.out)} <= made)
     return Program(
         tuple(steps),
         constants,
