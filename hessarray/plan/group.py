@@ -189,12 +189,12 @@ class _Groups:
         """Reading the matrix once saves more than copying all rows but the most costs.
 
         The others wait for the longest, and what is kept meanwhile leaves the cache: with many
-        samples that costs as much as copying it.
+        samples that costs as much as copying it, where chunks are computed in place.
         """
         c = self.costs
         *rows, most = sorted(node.args[row].size for node in nodes)
         saved = len(rows) * (c.call + self._read(nodes[0]))
-        copied = self.n * sum(rows) + (self.n - 1) * most
+        copied = self.n * sum(rows) + (self.n - 1) * most * c.joins
         return copied * c.entry + len(rows) * c.call < saved
 
     def _merge(self, group: list[int]) -> None:
