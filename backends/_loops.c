@@ -1168,9 +1168,11 @@ static int add_kernels(PyObject *m)
     }
 #define NAMES(f) {f "_0", f "_1", f "_01", f "_2", f "_02", f "_12", f "_012"}
     static const char *const names[][7] = {NAMES("tanh"), NAMES("sigmoid"), NAMES("silu")};
-    if (add_slopes(m, names[0], tanh_loops) < 0 || add_slopes(m, names[1], sigmoid_loops) < 0 ||
-        add_slopes(m, names[2], silu_loops) < 0) {
-        return -1;
+    PyUFuncGenericFunction *const loops[] = {tanh_loops, sigmoid_loops, silu_loops};
+    for (int f = 0; f < 3; f++) {
+        if (add_slopes(m, names[f], loops[f]) < 0) {
+            return -1;
+        }
     }
     return PyModule_AddIntConstant(m, "VECTOR", bytes);
 }

@@ -26,29 +26,6 @@ row_dots_plus: Any
 row_dots_scaled: Any
 row_dots_scaled_plus: Any
 
-# Activations with their derivatives of these orders.
-tanh_0: Any
-tanh_1: Any
-tanh_01: Any
-tanh_2: Any
-tanh_02: Any
-tanh_12: Any
-tanh_012: Any
-sigmoid_0: Any
-sigmoid_1: Any
-sigmoid_01: Any
-sigmoid_2: Any
-sigmoid_02: Any
-sigmoid_12: Any
-sigmoid_012: Any
-silu_0: Any
-silu_1: Any
-silu_01: Any
-silu_2: Any
-silu_02: Any
-silu_12: Any
-silu_012: Any
-
 class Program:
     def __init__(
         self, operations: Sequence[Any], bases: int, groups: tuple[int, ...] = (), /

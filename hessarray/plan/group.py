@@ -194,8 +194,8 @@ class _Groups:
         c = self.costs
         *rows, most = sorted(node.args[row].size for node in nodes)
         saved = len(rows) * (c.call + self._read(nodes[0]))
-        copied = self.n * sum(rows) + (self.n - 1) * most * c.joins
-        return copied * c.entry + len(rows) * c.call < saved
+        entries = self.n * sum(rows) + ((self.n - 1) * most if c.joins else 0)
+        return entries * c.entry + len(rows) * c.call < saved
 
     def _merge(self, group: list[int]) -> None:
         first = group[0]

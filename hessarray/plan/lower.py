@@ -77,9 +77,13 @@ def _live(lowering: _Lowering, outputs: dict[str, Value]) -> Program:
     steps.reverse()
     used = {s.attributes["key"] for s in steps if s.op == "constant"}
     constants = {k: v for k, v in lowering.constants.items() if k in used}
-    made = {id(s.out) for s in steps}
-    # The code may read what z was broadcast from, and nobody z.
-    activations = tuple(a for a in lowering.activations if {id(a.z), id(a.out)} <= made)
+    # The code may read what z was broadcast from: then z is there for nobody, or too late.
+    place = {id(s.out): i for i, s in enumerate(steps)}
+    activations = tuple(
+        a
+        for a in lowering.activations
+        if id(a.z) in place and place[id(a.z)] < place.get(id(a.out), 0)
+    )
     return Program(
         tuple(steps),
         constants,
