@@ -75,6 +75,7 @@ class NumpyBackend:
             matrix=3e-7,
             gram=has_gram(),
             lanes=_loops.VECTOR // 8 if has_gram() else 8,
+            placed=True,
             joins=has_products(),
             whole=frozenset(ACTIVATIONS if has_products() else ()),
         )

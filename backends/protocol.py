@@ -24,6 +24,7 @@ class Costs:
     matrix: float  # per product of a stack of small ones
     gram: bool = False  # J diag(w) J^T is one operation, of half the flops
     lanes: int = 8  # numbers in a vector of that operation, in float64
+    placed: bool = False  # parts of a longer array are computed in their place, not copied there
     joins: bool = False  # T + (A . S) B is one operation, c + a b another (plan/join.py)
     whole: frozenset[str] = frozenset()  # activations that are one operation with their slopes
 

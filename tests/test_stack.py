@@ -138,6 +138,21 @@ def test_the_dearer_a_call_the_fewer_there_are(name, monkeypatch):
     assert counts == sorted(counts, reverse=True)
 
 
+@pytest.mark.parametrize("name", ["residual", "mixed", "attention", "differences"])
+def test_copying_side_by_side_counts_as_a_call(name, monkeypatch):
+    """torch and JAX cannot compute the parts of a longer array in their places."""
+    copies = {"gram": False, "joins": False, "whole": frozenset(), "call": 3e-6}
+    plans = []
+    for placed in (True, False):
+        costs_of(monkeypatch, placed=placed, **copies)
+        plans.append(FUNCTIONS[name]().plan(1, "laplacian"))
+    in_place, copied = plans
+    assert joints(copied) < joints(in_place)
+    assert calls(copied) + joints(copied) <= calls(in_place) + joints(in_place)
+    costs_of(monkeypatch, placed=False, **copies)
+    assert joints(FUNCTIONS[name]().plan(300, "laplacian")) == 0  # entries cost more than calls
+
+
 def test_equal_functions_of_several_parts_become_one_call(monkeypatch):
     costs_of(monkeypatch, call=1e-3)
     plan = FUNCTIONS["branches"]().plan(1, "value")

@@ -149,11 +149,22 @@ class _Groups:
         product = _matrix_product(nodes[0])
         if product is not None:
             return self._rows_pay(nodes, product[0])
-        copies = 0
+        seconds = self._apart(nodes)
         for column in zip(*(node.args for node in nodes), strict=True):
             if any(id(a) not in self.grouped for a in column):
-                copies += sum(a.level != SAMPLE or isinstance(a.op, Slice) for a in column)
-        return copies * self.costs.call + self._apart(nodes) < (len(nodes) - 1) * self.costs.call
+                seconds += self._joint(column)
+        return seconds < (len(nodes) - 1) * self.costs.call
+
+    def _joint(self, parts: Sequence[Node]) -> float:
+        """Seconds to bring parts side by side."""
+        c = self.costs
+        calls = c.call * sum(a.level != SAMPLE or isinstance(a.op, Slice) for a in parts)
+        if c.placed:
+            return calls
+        keys = {_key(a) for a in parts}
+        if len(keys) == 1 and None not in keys:  # they may become one themselves
+            return calls
+        return calls + self.n * sum(a.size for a in parts) * c.entry
 
     def _apart(self, nodes: list[Node]) -> float:
         """What rows that lie apart cost, in this operation and where its slices are used."""
@@ -194,7 +205,7 @@ class _Groups:
         c = self.costs
         *rows, most = sorted(node.args[row].size for node in nodes)
         saved = len(rows) * (c.call + self._read(nodes[0]))
-        entries = self.n * sum(rows) + ((self.n - 1) * most if c.joins else 0)
+        entries = self.n * sum(rows) + ((self.n - 1) * most if c.placed else 0)
         return entries * c.entry + len(rows) * c.call < saved
 
     def _merge(self, group: list[int]) -> None:

@@ -72,8 +72,8 @@ class _Sums:
             if terms and all(t.level == SAMPLE for _, t in terms):
                 extra = (len(terms) - 1) * math.prod(args[row].shape)
                 saved = sum(1 + (c != 1.0) for c, _ in terms[1:])
-                rows = len(terms) * math.prod(args[row].shape[:-1])
-                if self._pays(extra * args[matrix].size // args[matrix].shape[axis], rows, saved):
+                extra = extra * args[matrix].size // args[matrix].shape[axis]
+                if self._pays(extra, [t for _, t in terms], saved):
                     return self._side_by_side(op, row, matrix, axis, terms, args[matrix])
         if op.scale != 1.0 and all(a.level == SAMPLE for a in args):
             i = min(range(len(args)), key=lambda k: args[k].size)
@@ -84,10 +84,27 @@ class _Sums:
             op = Einsum(op.inputs, op.output)
         return self.b.make(op, tuple(args), _shape(op, args))
 
-    def _pays(self, extra: int, rows: int, saved: int) -> bool:
-        """Whether more multiply-adds, and rows that lie apart, cost less than so many calls."""
+    def _pays(self, extra: int, parts: Sequence[Node], saved: int) -> bool:
+        """Whether more multiply-adds, and parts side by side, cost less than so many calls."""
         c = self.costs
-        return self.n * (2 * extra * c.flop + 2 * rows * c.row) < saved * c.call
+        rows = sum(math.prod(a.shape[:-1]) for a in parts)
+        seconds = self.n * (2 * extra * c.flop + 2 * rows * c.row)
+        return seconds + self._joints(parts) < saved * c.call
+
+    def _joints(self, parts: Sequence[Node], joints: int = 1) -> float:
+        """Seconds to copy parts side by side, where they cannot be computed there."""
+        c = self.costs
+        return 0.0 if c.placed else joints * c.call + self.n * sum(a.size for a in parts) * c.entry
+
+    def _together(self, parts: Sequence[Node]) -> Node:
+        """Parts side by side; in ever longer joints where a sum that grew shares the shorter."""
+        axis = len(parts[0].shape) - 1
+        if not self.costs.placed:
+            return self.b.concat(parts, axis)
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = self.b.concat([whole, part], axis)
+        return whole
 
     def _side_by_side(
         self,
@@ -99,7 +116,7 @@ class _Sums:
         k: Node,
     ) -> Node:
         args: list[Node] = [k, k]
-        args[row] = _nested(self.b, [t for _, t in terms])
+        args[row] = self._together([t for _, t in terms])
         args[matrix] = self.b.concat([self.b.scale(k, c) for c, _ in terms], axis)
         return self.b.make(op, tuple(args), _shape(op, args))
 
@@ -123,11 +140,10 @@ class _Sums:
             found[0][1].args[matrix].size // found[0][1].args[matrix].shape[axis]
         )
         # Without nesting, all but the last product would have to be made again.
-        rows = sum(math.prod(a.shape[:-1]) for a in wide)
-        if not self._pays(extra if len(plain) < len(terms) else 0, rows, len(plain) - 1):
+        if not self._pays(extra if len(plain) < len(terms) else 0, wide, len(plain) - 1):
             return plain
         args = [found[0][1]] * 2
-        args[row] = _nested(self.b, wide)
+        args[row] = self._together(wide)
         args[matrix] = self.b.concat(
             [self.b.scale(t.args[matrix], c * t.op.scale) for c, t in found],  # type: ignore[attr-defined]
             axis,
@@ -152,8 +168,10 @@ class _Sums:
             entries = sum(max((a.size for a in args), default=0) for args in operands)
             if site is not None:
                 entries += sum(2 * args[0].size for args in operands if args[0].level != SAMPLE)
-            rows = sum(math.prod(a.shape[:-1]) for args in operands for a in args)
+            parts = [a for args in operands for a in args]
+            rows = sum(math.prod(a.shape[:-1]) for a in parts)
             lost = self.n * (entries * self.costs.entry / 2 + rows * self.costs.row)
+            lost += self._joints(parts, len(operands[0]))
             saved = (len(found) - 1) * (4 * self.costs.call + self.n * self._overhead(first))
             distinct = len(found) > 1 and first is not found[1][1]
             if not distinct or lost >= saved:
@@ -162,7 +180,7 @@ class _Sums:
                 result.append((1.0, self._one_site(found)))
             else:
                 columns = zip(*operands, strict=True)
-                joined = [self.b.concat(parts, len(parts[0].shape) - 1) for parts in columns]
+                joined = [self.b.concat(side, len(side[0].shape) - 1) for side in columns]
                 result.append((c, self.b.make(first.op, tuple(joined), first.shape)))
         return result
 
@@ -189,14 +207,6 @@ class _Sums:
             return self.costs.matrix + add
         m = math.prod(node.shape[2:])
         return gram_seconds(directions[0], m, 0, self.costs) + (add if m > 1 else 0.0)
-
-
-def _nested(builder: Builder, parts: Sequence[Node]) -> Node:
-    """Parts side by side, in ever longer joints: a sum that grew shares the shorter one."""
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = builder.concat([whole, part], len(part.shape) - 1)
-    return whole
 
 
 def _shape(op: Einsum, args: Sequence[Node]) -> tuple[int, ...]:
