@@ -372,7 +372,7 @@ def test_plan_source_is_the_program():
     plan = net.plan(n=6)
     scope: dict = {}
     exec(plan.source, scope)
-    bound = scope["seed"](np, scope["bind"](np, net.parameters(), plan.program.constants), {})
+    bound = scope["seed"](np, scope["bind"](np, net.parameters(), plan.functional.constants), {})
     results = scope["run"](np, bound, 6, {"x0": x}, {})
     for a, b in zip(results, net.value_gradient_hessian(x), strict=True):
         assert_close(np.reshape(a, b.shape), b, 1e-14)
@@ -385,7 +385,7 @@ def test_plans_for_any_number_of_samples_give_the_same(n):
     plan = net.plan(n=n)
     scope: dict = {}
     exec(plan.source, scope)
-    bound = scope["seed"](np, scope["bind"](np, net.parameters(), plan.program.constants), {})
+    bound = scope["seed"](np, scope["bind"](np, net.parameters(), plan.functional.constants), {})
     truth = jax_truth(in_jax(net), x)
     for a, b in zip(scope["run"](np, bound, 5, {"x0": x}, {}), truth, strict=True):
         assert_close(np.reshape(a, b.shape), b, 1e-12, f"plan for {n}", "jax float64")

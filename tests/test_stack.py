@@ -156,7 +156,7 @@ def test_copying_side_by_side_counts_as_a_call(name, monkeypatch):
 def test_equal_functions_of_several_parts_become_one_call(monkeypatch):
     costs_of(monkeypatch, call=1e-3)
     plan = FUNCTIONS["branches"]().plan(1, "value")
-    assert sum(s.op == "tanh" for s in plan.program.steps) == 1
+    assert sum(s.op == "tanh" for s in plan.functional.steps) == 1
 
 
 def test_one_sample_reads_large_matrices_once_on_the_way_forward(monkeypatch):

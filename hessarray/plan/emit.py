@@ -66,9 +66,13 @@ class Emitter:
 
     def constant(self, array: np.ndarray[Any, Any]) -> Value:
         bits = (array.shape, array.dtype.str, array.tobytes())
-        key = self._same.setdefault(bits, f"c{len(self.constants)}")
-        self.constants.setdefault(key, array)
-        return self._stored(key, array.shape, array.dtype.kind == "b")
+        if bits not in self._same:
+            number = len(self.constants)
+            while f"c{number}" in self.constants:  # of a program that some are gone from
+                number += 1
+            self._same[bits] = f"c{number}"
+            self.constants[f"c{number}"] = array
+        return self._stored(self._same[bits], array.shape, array.dtype.kind == "b")
 
     def recipe(self, key: str, make: Callable[[], Any], shape: tuple[int, ...]) -> Value:
         """A constant that is made when the program is bound: a plan takes no memory for it."""
@@ -188,21 +192,26 @@ class Emitter:
     # ---- operations that broadcast -------------------------------------------------------------
 
     def elementwise(
-        self, op: str, operands: Sequence[Value | float], *, truth: bool = False
+        self,
+        op: str,
+        operands: Sequence[Value | float],
+        *,
+        truth: bool = False,
+        **attributes: Any,
     ) -> Value:
         """An operation on aligned operands; numbers stay numbers."""
         values = [v for v in operands if isinstance(v, Value)]
         shape = tuple(np.broadcast_shapes(*(v.shape for v in values)))
         samples = [v for v in values if v.rows]
         if not samples:
-            return self.emit(op, operands, 0, shape, truth=truth)
+            return self.emit(op, operands, 0, shape, truth=truth, **attributes)
         # The batch axis stands where the largest operand has it.
         largest = max(samples, key=lambda v: (v.size, v.lead))
         lead = largest.lead + len(shape) - len(largest.shape)
         fitted = [
             self._fitted(v, len(shape), lead) if isinstance(v, Value) else v for v in operands
         ]
-        return self.emit(op, fitted, 1, shape, lead=lead, truth=truth)
+        return self.emit(op, fitted, 1, shape, lead=lead, truth=truth, **attributes)
 
     def _fitted(self, v: Value, ndim: int, lead: int) -> Value:
         """v as an operand among ``ndim`` axes with the batch axis before axis ``lead``."""

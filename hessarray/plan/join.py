@@ -20,10 +20,10 @@ there.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from hessarray.plan.step import Activation, Program, Step, Value, dims, row_major, view_strides
+from hessarray.plan.step import Program, Step, Value, dims, row_major, view_strides
 
 __all__ = ["joined"]
 
@@ -35,45 +35,36 @@ _CACHED = 1 << 15  # entries of a constant that stays near a core between two pr
 
 def joined(program: Program, n: int) -> Program:
     """The same program with such operations, for about n samples."""
-    if program.activations:
-        program = replace(program, steps=tuple(_with_activations(program)))
+    program = replace(program, steps=tuple(_with_slopes(program.steps)))
     return replace(program, steps=tuple(_Kernels(program, n).steps()))
 
 
-def _with_activations(program: Program) -> Iterator[Step]:
-    """The steps with each activation and the slopes at its argument in one, not as their code."""
-    note = {id(a.out): a for a in program.activations}
-    wanted: dict[tuple[str, int], list[Activation]] = defaultdict(list)
-    needed = {id(v) for v in program.outputs.values()}
-    for s in reversed(program.steps):
-        if id(s.out) not in needed:
-            continue
-        a = note.get(id(s.out))
-        if a is None:
-            needed.update(id(v) for v in s.args)
-        else:
-            needed.add(id(a.z))
-            wanted[a.function, id(a.z)].append(a)
-    for s in program.steps:
-        a = note.get(id(s.out))
-        if id(s.out) not in needed:
-            continue
-        if a is None:
+def _with_slopes(steps: Sequence[Step]) -> Iterator[Step]:
+    """The steps with each activation and the slopes at its argument in one."""
+    together: dict[tuple[str, int], list[Step]] = defaultdict(list)
+    for s in steps:
+        if s.op == "activation":
+            together[_of(s)].append(s)
+    for s in steps:
+        if s.op != "activation":
             yield s
             continue
-        together = wanted.pop((a.function, id(a.z)), [])  # with the first of them
-        if len(together) == 1 and s.op == a.function:
-            yield s  # the library's own is as good
-        elif together:
-            together.sort(key=lambda a: a.order)
-            first, *more = (_like(b.out, a.z.rows, a.z.shape, a.z.lead) for b in together)
+        found = together.pop(_of(s), [])  # with the first of them
+        found.sort(key=lambda s: s.attributes["function"].order)
+        functions = [s.attributes["function"] for s in found]
+        if len(found) == 1 and functions[0].primitive:
+            yield Step(functions[0].name, s.out, s.args)  # the library's own is as good
+        elif found:
+            first, *more = (s.out for s in found)
             for v in more:
                 yield Step("room", v, ())
-            orders = "".join(str(b.order) for b in together)
-            yield Step("activation", first, (a.z, *more), {"name": f"{a.function}_{orders}"})
-            for b, v in zip(together, (first, *more), strict=True):
-                if v is not b.out:
-                    yield Step("reshape", b.out, (v,))
+            name = functions[0].name + "_" + "".join(str(f.order) for f in functions)
+            yield Step("activation", first, (*s.args, *more), {"name": name})
+
+
+def _of(s: Step) -> tuple[str, int]:
+    """An activation's name and argument."""
+    return s.attributes["function"].name, id(s.args[0])
 
 
 class _Kernels:

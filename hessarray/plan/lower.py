@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from hessarray.backends.protocol import Costs
 from hessarray.graph.builder import Builder
+from hessarray.graph.elementary import Elementary
 from hessarray.graph.node import (
     SAMPLE,
     Add,
@@ -36,9 +38,9 @@ from hessarray.graph.trace import code_node
 from hessarray.plan.contract import Contractor
 from hessarray.plan.fuse import expand, fuse, is_whole
 from hessarray.plan.stack import stack
-from hessarray.plan.step import Activation, Program, Step, Value
+from hessarray.plan.step import Program, Step, Value
 
-__all__ = ["lower"]
+__all__ = ["lower", "with_code"]
 
 
 def lower(builder: Builder, outputs: dict[str, Node], n: int, costs: Costs) -> Program:
@@ -77,21 +79,32 @@ def _live(lowering: _Lowering, outputs: dict[str, Value]) -> Program:
     steps.reverse()
     used = {s.attributes["key"] for s in steps if s.op == "constant"}
     constants = {k: v for k, v in lowering.constants.items() if k in used}
-    # The code may read what z was broadcast from: then z is there for nobody, or too late.
-    place = {id(s.out): i for i, s in enumerate(steps)}
-    activations = tuple(
-        a
-        for a in lowering.activations
-        if id(a.z) in place and place[id(a.z)] < place.get(id(a.out), 0)
-    )
-    return Program(
-        tuple(steps),
-        constants,
-        outputs,
-        tuple(lowering.paths),
-        lowering.costs.joins,
-        activations,
-    )
+    paths = tuple(lowering.paths)
+    return Program(tuple(steps), constants, outputs, paths, lowering.costs.joins)
+
+
+def with_code(program: Program) -> Program:
+    """The same program with the code of its activations, for who has no kernels for them."""
+    if all(s.op != "activation" for s in program.steps):
+        return program
+    free = Costs(call=0.0, flop=0.0, entry=0.0, row=0.0, matrix=0.0)
+    builder = Builder()
+    lowering = _Lowering(builder, 1, free, set())
+    lowering.constants.update(program.constants)
+    new: dict[int, Value] = {}
+    for s in program.steps:
+        args = tuple(new[id(a)] if isinstance(a, Value) else a for a in s.args)
+        hint = s.out.name.rstrip("0123456789")
+        if s.op == "activation":
+            (z,) = args
+            assert isinstance(z, Value)
+            leaf = builder.seed(z.name, z.shape, batched=True)
+            lowering.values[id(leaf)] = z
+            new[id(s.out)] = lowering.code(s.attributes["function"], leaf, hint)
+        else:
+            new[id(s.out)] = out = replace(s.out, name=f"{hint}{len(lowering.steps)}")
+            lowering.steps.append(Step(s.op, out, args, s.attributes))
+    return _live(lowering, {k: new[id(v)] for k, v in program.outputs.items()})
 
 
 class _Lowering(Contractor):
@@ -101,7 +114,6 @@ class _Lowering(Contractor):
         super().__init__(n, costs)
         self.builder, self.ends = builder, ends
         self.values: dict[int, Value] = {}
-        self.activations: list[Activation] = []
 
     def finished(self, node: Node, known: Sequence[Node] = ()) -> Value:
         """The node's value; those of ``known`` nodes are there."""
@@ -115,6 +127,12 @@ class _Lowering(Contractor):
                         np.zeros(item.shape, bool if item.truth else float)
                     )
         return self.values[id(node)]
+
+    def code(self, function: Elementary, z: Node, hint: str) -> Value:
+        """s(z) by the function's own code."""
+        node = code_node(self.builder, function, z)
+        self.builder.hints.setdefault(id(node), hint)
+        return self.finished(node, [z])
 
     def result(self, node: Node) -> Value:
         """A returned value: it has the batch axis, in front, even where all samples share it."""
@@ -194,33 +212,19 @@ def _add(low: _Lowering, node: Node, op: Add) -> Value:
 
 
 def _elementwise(low: _Lowering, node: Node, op: Elementwise) -> Value:
-    if is_whole(node, low.costs.whole):
-        return _activation(low, node, op)
-    v = low.array(node.args[0])
-    if op.function.name == "power":
-        out = low.elementwise("pow", (v, op.function.parameters[0]))
-    elif op.function.name == "divisor":
+    function, v = op.function, low.array(node.args[0])
+    if is_whole(node, low.costs.whole) and v.rows:
+        out = low.elementwise("activation", (v,), function=function)
+    elif not function.primitive:
+        return low.code(function, node.args[0], low.hint)
+    elif function.name == "power":
+        out = low.elementwise("pow", (v, function.parameters[0]))
+    elif function.name == "divisor":
         out = low.elementwise("reciprocal", (v,))
         low._divisors[id(out)] = v
     else:
-        out = low.elementwise(op.function.name, (v,))
+        out = low.elementwise(function.name, (v,))
     return low.full(out, node)
-
-
-def _activation(low: _Lowering, node: Node, op: Elementwise) -> Value:
-    """The function's own code, and a note of what it is for those who do it in one."""
-    function = op.function
-    arg = low.values[id(node.args[0])]
-    if function.primitive:
-        out = low.full(low.elementwise(function.name, (arg,)), node)
-    else:
-        code = code_node(low.builder, function, node.args[0])
-        low.builder.carry_hint(node, code)
-        out = low.finished(code, node.args)
-    made = low.made(out)
-    if made.rows and [n for n in made.dims if n != 1] == [n for n in arg.dims if n != 1]:
-        low.activations.append(Activation(function.name, function.order, arg, made))
-    return out
 
 
 def _select(low: _Lowering, node: Node, op: Select) -> Value:

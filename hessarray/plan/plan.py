@@ -14,7 +14,7 @@ from hessarray.plan.bracket import cheapest
 from hessarray.plan.chain_rule import curvature_sites
 from hessarray.plan.derive import Bracket, derive, dominators
 from hessarray.plan.join import joined
-from hessarray.plan.lower import lower
+from hessarray.plan.lower import lower, with_code
 from hessarray.plan.memory import Layout, plan_memory
 from hessarray.plan.numpy_source import numpy_source
 from hessarray.plan.source import functional_source, once_source
@@ -51,7 +51,12 @@ class Plan:
     @cached_property
     def in_place(self) -> Program:
         """The program as it runs on planned buffers."""
-        return joined(self.program, self.n) if self.program.joins else self.program
+        return joined(self.program, self.n) if self.program.joins else self.functional
+
+    @cached_property
+    def functional(self) -> Program:
+        """The program in operations of the array API standard."""
+        return with_code(self.program)
 
     @cached_property
     def layout(self) -> Layout:
@@ -72,7 +77,8 @@ class Plan:
     @cached_property
     def entries_functional(self) -> int:
         """The same where an operation cannot write over its operand."""
-        return plan_memory(self.program.at(2), self.program.outputs, in_place=False).entries
+        program = self.functional
+        return plan_memory(program.at(2), program.outputs, in_place=False).entries
 
     def intermediates(self, in_place: bool) -> int:
         """Numbers held at the same time for one sample by such a backend."""
@@ -115,7 +121,7 @@ class Plan:
     @property
     def source(self) -> str:
         """The program as readable Python, in array API code."""
-        return functional_source(self.program)
+        return functional_source(self.functional)
 
     def source_for(self, backend: str) -> str:
         """The program as this backend runs it (NumPy: in place, on planned buffers)."""

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 __all__ = [
-    "Activation",
     "Program",
     "SOME",
     "Step",
@@ -139,16 +138,6 @@ class Step:
         return max(a.size for a in (self.out, *self.args) if isinstance(a, Value))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Activation:
-    """``out`` is s, s' or s'' at ``z``, by its order; the steps that make it are the code."""
-
-    function: str
-    order: int
-    z: Value
-    out: Value
-
-
 @dataclass(frozen=True, eq=False)
 class Program:
     """All steps in order, the constants they use, and the values that are returned."""
@@ -158,7 +147,6 @@ class Program:
     outputs: dict[str, Value]
     paths: tuple[str, ...]
     joins: bool = False  # operations where it runs in place: see join.py
-    activations: tuple[Activation, ...] = ()
 
     def at(self, stage: int) -> list[Step]:
         return [s for s in self.steps if s.out.stage == stage]
