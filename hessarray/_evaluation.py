@@ -462,7 +462,7 @@ class Evaluation:
         }
         constants = {
             k: backend.asarray(a, dtype if a.dtype.kind == "f" else None, device)
-            for k, a in plan.program.made_constants()
+            for k, a in plan.in_place.made_constants()
         }
         if not keep:
             return (arrays, constants), None

@@ -124,7 +124,7 @@ def test_no_double_in_single_precision():
     """Every literal is cast to T, also where it stands for a constant of one entry."""
     net = ha.fully_connected([3, 4, 4, 2], act="gelu", seed=0)
     plan = net.plan(10)
-    found = kernels(cupy_source(plan.program, plan.source))
+    found = kernels(cupy_source(plan.functional, plan.source))
     assert found
     for _, _, body in found:
         assert "." not in re.sub(r"T\(-?[\d.e-]+\)", "", body)
@@ -144,8 +144,8 @@ def test_an_activation_and_its_derivatives_are_one_kernel():
     net = ha.fully_connected([3, 8, 8, 1], act="tanh", seed=0)
     net = ha.Network(*net[:2], ha.Dense(8, 1))
     plan = net.plan(1000)
-    steps = plan.program.at(2)
-    found = Grouping(steps, [v.name for v in plan.program.outputs.values()]).found
+    steps = plan.functional.at(2)
+    found = Grouping(steps, [v.name for v in plan.functional.outputs.values()]).found
     for g in found:
         ops = {s.op for s in g.steps.values()}
         assert "tanh" not in ops or {"add", "cosh", "reciprocal", "square"} <= ops
@@ -214,7 +214,7 @@ def test_infinite_literals_stay_array_code():
 def test_equal_layers_share_a_kernel():
     net = ha.fully_connected([3, *[8] * 6, 1], act="tanh", seed=0)
     plan = net.plan(1000, want="value")
-    source = cupy_source(plan.program, plan.source)
+    source = cupy_source(plan.functional, plan.source)
     assert source.count("fused0(") == 7
     assert len(kernels(source)) == 1
 
@@ -292,7 +292,7 @@ def test_memory_is_what_was_planned(act, want):
         )
         for n in (10, 100_000):
             plan = plan_for(net, want, n, cupy.backend)
-            assert peak(plan.program) <= 4 / 3 * max(plan.entries_functional, 1)
+            assert peak(plan.functional) <= 4 / 3 * max(plan.entries_functional, 1)
 
 
 @pytest.fixture(scope="module")

@@ -129,10 +129,35 @@ def test_the_printed_program_is_the_program():
     plan = net.plan(7, "hessian")
     scope = {}
     exec(plan.source, scope)
-    constants = dict(plan.program.made_constants())
+    constants = dict(plan.functional.made_constants())
     bound = scope["seed"](np, scope["bind"](np, net.parameters(), constants), {})
     (result,) = scope["run"](np, bound, 7, {"x0": x}, {})
     np.testing.assert_allclose(result, net.hessian(x), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "silu"])
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_printed_activations_stand_where_their_kernels_do(order, name):
+    """Their code may move the batch axis across axes of length one."""
+    jacobian = ha.fully_connected([3, 6, 5, 2], act="silu", seed=0).gradient_function()
+    slope = ha.activation(name)
+    for _ in range(order):
+        slope = slope.derivative()
+
+    def beside_others(x):
+        xp = x.__array_namespace__()
+        j = xp.permute_dims(jacobian(x), (1, 0))
+        return xp.reshape(xp.concat([slope(j[:1]) + j, slope(j[:1])], axis=0), (-1,))
+
+    f = ha.Function(beside_others, in_shape=(3,))
+    x = np.random.default_rng(0).standard_normal((3, 3))
+    plan, scope = f.plan(3, "value"), {}
+    exec(plan.source, scope)
+    constants = dict(plan.functional.made_constants())
+    xp = backend_named("numpy").xp
+    bound = scope["seed"](xp, scope["bind"](xp, f.parameters(), constants), {})
+    (result,) = scope["run"](xp, bound, 3, {"x0": x}, {})
+    np.testing.assert_allclose(result, f.value(x), rtol=1e-12, atol=1e-14)
 
 
 def test_what_a_plan_prints():

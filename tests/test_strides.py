@@ -142,7 +142,7 @@ def test_every_step_of_a_program_has_the_planned_strides_and_views_copy_nothing(
     """Replayed step by step, with new arrays contiguous as the planned buffers are."""
     f, n = FUNCTIONS[name](), 7
     for at in (1, 1000):
-        program = f.plan(at, forward_mode=mode).program
+        program = f.plan(at, forward_mode=mode).functional
         x = np.random.default_rng(0).standard_normal((n, 6))
         scope = {
             "xp": np, "n": n, "x": {"x0": x}, "p": f.parameters(), "v": {},

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FUNCTIONS", "Kind", "LIBRARIES", "names_of", "plan_for"]
 
-# What the planner weighs, of each library's backend, which need not be installed here. NumPy has no
-# operation for J diag(w) J^T: plans for an export do without.
+# What the planner weighs, of each library's backend, which need not be installed here. Exported
+# code for NumPy has no operation for J diag(w) J^T, and no planned buffers to compute parts in.
 LIBRARIES = {
     "numpy": Costs(call=1.0e-6, flop=2.5e-11, entry=6e-10, row=2.5e-8, matrix=3e-7),
     "cupy": Costs(call=8e-6, flop=3e-14, entry=6e-12, row=1e-12, matrix=1e-9),

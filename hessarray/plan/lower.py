@@ -100,7 +100,9 @@ def with_code(program: Program) -> Program:
             assert isinstance(z, Value)
             leaf = builder.seed(z.name, z.shape, batched=True)
             lowering.values[id(leaf)] = z
-            new[id(s.out)] = lowering.code(s.attributes["function"], leaf, hint)
+            v = lowering.code(s.attributes["function"], leaf, hint)
+            # Code may move the batch axis across axes of length one.
+            new[id(s.out)] = lowering.reshape(v, s.out.rows, s.out.shape, s.out.lead)
         else:
             new[id(s.out)] = out = replace(s.out, name=f"{hint}{len(lowering.steps)}")
             lowering.steps.append(Step(s.op, out, args, s.attributes))
