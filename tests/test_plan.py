@@ -14,6 +14,8 @@ from threads import run_all
 
 import hessarray as ha
 from hessarray.backends import backend_named, numpy_buffers
+from hessarray.graph.elementary import Elementary
+from hessarray.plan.emit import Emitter
 from hessarray.plan.paths import contraction_path
 from hessarray.plan.plan import cost
 
@@ -133,6 +135,32 @@ def test_the_printed_program_is_the_program():
     bound = scope["seed"](np, scope["bind"](np, net.parameters(), constants), {})
     (result,) = scope["run"](np, bound, 7, {"x0": x}, {})
     np.testing.assert_allclose(result, net.hessian(x), rtol=1e-12, atol=1e-15)
+
+
+def test_constants_of_an_activations_code_are_bound_beside_the_programs(monkeypatch):
+    backend = backend_named("numpy")
+    costs = replace(backend.costs, joins=False, whole=frozenset({"gate"}))
+    monkeypatch.setattr(backend, "costs", costs)  # one operation, and no kernel for it
+    gate = Elementary("gate", lambda xp, z: xp.where(z > 0.5, z, 0.25), 0.0, 0.0, smooth=True)
+
+    def gated(x):
+        xp = x.__array_namespace__()
+        return gate(x) * xp.where(x > 0.0, x, 0.75)
+
+    f = ha.Function(gated, in_shape=(3,))
+    x = np.random.default_rng(0).standard_normal((5, 3))
+    expected = np.where(x > 0.5, x, 0.25) * np.where(x > 0.0, x, 0.75)
+    np.testing.assert_array_equal(f.value(x), expected)
+    plan = f.plan(5, "value")
+    assert len(plan.functional.constants) > len(plan.program.constants) > 0
+
+
+def test_a_constant_takes_no_other_constants_name():
+    emitter = Emitter()
+    emitter.constants["c1"] = kept = np.ones(2)  # c0 went with the steps that used it
+    emitter.constant(np.zeros(3))
+    assert emitter.constants["c1"] is kept
+    assert len(emitter.constants) == 2
 
 
 @pytest.mark.parametrize("name", ["tanh", "sigmoid", "silu"])

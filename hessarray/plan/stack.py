@@ -70,9 +70,9 @@ class _Sums:
             row, matrix, axis = split
             terms = self.terms.get(id(args[row]))
             if terms and all(t.level == SAMPLE for _, t in terms):
-                extra = (len(terms) - 1) * math.prod(args[row].shape)
+                columns = args[matrix].size // args[matrix].shape[axis]
+                extra = (len(terms) - 1) * math.prod(args[row].shape) * columns
                 saved = sum(1 + (c != 1.0) for c, _ in terms[1:])
-                extra = extra * args[matrix].size // args[matrix].shape[axis]
                 if self._pays(extra, [t for _, t in terms], saved):
                     return self._side_by_side(op, row, matrix, axis, terms, args[matrix])
         if op.scale != 1.0 and all(a.level == SAMPLE for a in args):
